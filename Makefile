@@ -1,0 +1,41 @@
+# make finetune   the main job: score, select, train, evaluate, register
+# make test       every check
+# make clean      removes .venv and caches; data, outputs and runs stay
+
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_EXPERIMENT_NAME := head-impact
+
+.PHONY: finetune test clean
+
+finetune: .venv/installed
+	mlflow run . -e finetune -P setup=top-4 --env-manager local
+
+test: export HF_HUB_OFFLINE := 1
+test: export OMP_NUM_THREADS := 1
+test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+test: .venv/installed-dev
+	ruff format --check .
+	ruff check .
+	pyright
+	PYTHONPATH=src lint-imports --no-cache
+	pytest -n auto
+
+.venv/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=..."; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# pyright needs its node once, so that it works without a network afterwards.
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --version
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .grimp_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

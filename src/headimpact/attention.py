@@ -1,0 +1,134 @@
+"""The decoder's attention: SDPA for the output, exact softmax rows for the description tokens alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "headimpact"
+QUERY_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Description:
+    """One object's description in a batch of packed sequences.
+
+    Attributes:
+        row: which sequence of the batch.
+        queries: packed indices of the description tokens.
+        visual: packed indices of the image's visual tokens.
+    """
+
+    row: int
+    queries: Int[Tensor, "queries"]
+    visual: Int[Tensor, "visual"]
+
+
+@dataclass(frozen=True)
+class RowCapture:
+    """What to read from every layer's attention, and who takes it.
+
+    Attributes:
+        descriptions: the objects of the batch.
+        take: called once a layer with the layer's index and, per object, the attention of its description
+            tokens to the visual tokens, averaged over the description tokens: ``Float[Tensor, "heads visual"]``.
+            The rows are the model's own softmax over all keys, in float32 (design: A(l, h, v)).
+    """
+
+    descriptions: Sequence[Description]
+    take: Callable[[int, list[Tensor]], None]
+
+
+def softmax_rows(
+    query: Float[Tensor, "heads queries width"],
+    key: Float[Tensor, "kv_heads keys width"],
+    mask: Bool[Tensor, "queries keys"],
+    scaling: float,
+    softcap: float | None,
+) -> Float[Tensor, "heads queries keys"]:
+    """Attention probabilities in float32; key heads serve equal groups of query heads (GQA)."""
+    heads, queries, width = query.shape
+    grouped = query.reshape(key.shape[0], -1, width)
+    scores = (grouped @ key.transpose(1, 2)).reshape(heads, queries, -1).float() * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+
+
+def softcapped_attention(
+    query: Float[Tensor, "batch heads queries width"],
+    key: Float[Tensor, "batch kv_heads keys width"],
+    value: Float[Tensor, "batch kv_heads keys width"],
+    mask: Bool[Tensor, "batch 1 queries keys"],
+    scaling: float,
+    softcap: float,
+) -> Float[Tensor, "batch queries heads width"]:
+    """Attention with Gemma 2's logit softcap, which SDPA cannot do; in chunks of queries, so that no more than
+    ``heads x QUERY_CHUNK x keys`` probabilities exist at a time."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    query = query * (scaling / softcap)
+    closed = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(~mask, float("-inf"))
+    outputs = []
+    for start in range(0, query.shape[2], QUERY_CHUNK):
+        chunk = slice(start, start + QUERY_CHUNK)
+        capped = torch.tanh(query[:, :, chunk] @ key.transpose(2, 3))
+        # One pass over the largest tensor there is, not two: softcap * capped, -inf where closed.
+        scores = torch.add(closed[:, :, chunk], capped, alpha=softcap)
+        outputs.append(scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value)
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+
+
+@torch.no_grad()
+def capture_rows(
+    capture: RowCapture,
+    layer: int,
+    query: Float[Tensor, "batch heads queries width"],
+    key: Float[Tensor, "batch kv_heads keys width"],
+    mask: Bool[Tensor, "batch 1 queries keys"],
+    scaling: float,
+    softcap: float | None,
+) -> None:
+    """Compute each description's rows, keep the visual columns, average over its tokens, and hand them on."""
+    maps = []
+    for description in capture.descriptions:
+        row, queries = description.row, description.queries.to(query.device)
+        rows = softmax_rows(query[row][:, queries], key[row], mask[row, 0, queries], scaling, softcap)
+        maps.append(rows[:, :, description.visual.to(query.device)].mean(dim=1))
+    capture.take(layer, maps)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    capture: RowCapture | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every decoder layer (``AttentionInterface``).
+
+    A ``capture`` reaches it as a keyword argument of the decoder's forward.
+    """
+    if capture is not None:
+        capture_rows(capture, module.layer_idx, query, key, attention_mask, scaling, softcap)
+    if softcap is not None:
+        return softcapped_attention(query, key, value, attention_mask, scaling, softcap), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def _full_mask(*args, **kwargs) -> Tensor | None:
+    """SDPA's boolean mask, never replaced by ``is_causal``: softcapped attention has to see it."""
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+
+AttentionInterface.register(NAME, attention_forward)
+AttentionMaskInterface.register(NAME, _full_mask)

@@ -1,0 +1,119 @@
+"""Every path of the project, named once. All are relative to the project root, where every command runs."""
+
+from pathlib import Path
+
+from headimpact.errors import InputError
+from headimpact.selection import alias
+
+PARAMS = Path("params.yaml")
+GRAPH = Path("dvc.yaml")
+REPORTS = Path("reports")
+PARTS = ("impact", "train", "val", "test")
+
+
+def find_root(start: Path) -> Path:
+    """The project root: ``start`` or the nearest folder above it that holds params.yaml and dvc.yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (start, *start.parents):
+        if (folder / PARAMS).is_file() and (folder / GRAPH).is_file():
+            return folder
+    raise InputError(f"{start} is not in the project: neither it nor a folder above holds {PARAMS} and {GRAPH}.")
+
+
+def dataset(name: str) -> Path:
+    """The folder of one dataset."""
+    return Path("data") / name
+
+
+def images(name: str) -> Path:
+    """The images of a dataset, all parts together."""
+    return dataset(name) / "images"
+
+
+def annotations(name: str, part: str) -> Path:
+    """The COCO JSON of one part (one of ``PARTS``) of a dataset."""
+    return dataset(name) / "annotations" / f"{part}.json"
+
+
+def manifest(name: str) -> Path:
+    """The digests of a dataset's files."""
+    return dataset(name) / "manifest.json"
+
+
+def base(model: str) -> Path:
+    """An embedded base."""
+    return Path("models/bases") / model
+
+
+def impact(model: str) -> Path:
+    """What score writes."""
+    return Path("outputs/impact") / model
+
+
+def impact_table(model: str) -> Path:
+    """The HI table, one row a head."""
+    return impact(model) / "impact.csv"
+
+
+def impact_objects(model: str) -> Path:
+    """The scores of every object at every head."""
+    return impact(model) / "objects.parquet"
+
+
+def impact_skipped(model: str) -> Path:
+    """The objects that were not scored, with their reasons."""
+    return impact(model) / "skipped.csv"
+
+
+def impact_summary(model: str) -> Path:
+    """What was scored, with the digests of what it came from and of the HI table."""
+    return impact(model) / "summary.json"
+
+
+def selection(model: str, setup: str) -> Path:
+    """The selected layers."""
+    return Path("outputs/selection") / model / f"{alias(setup)}.json"
+
+
+def finetune(model: str, setup: str) -> Path:
+    """What finetune writes."""
+    return Path("outputs/finetune") / model / alias(setup)
+
+
+def adapter(model: str, setup: str) -> Path:
+    """The adapter in PEFT's own format, with its header; there is none for the setup original."""
+    return finetune(model, setup) / "adapter"
+
+
+def history(model: str, setup: str) -> Path:
+    """The training curves."""
+    return finetune(model, setup) / "history.csv"
+
+
+def results(model: str, setup: str) -> Path:
+    """The metrics on the test part."""
+    return finetune(model, setup) / "results.json"
+
+
+def result_objects(model: str, setup: str) -> Path:
+    """The results of every test object."""
+    return finetune(model, setup) / "objects.parquet"
+
+
+def training_state(model: str, setup: str) -> Path:
+    """The state that a killed finetune goes on from; not an output."""
+    return Path("outputs/checkpoints") / model / f"{alias(setup)}.safetensors"
+
+
+def pretraining_state(model: str) -> Path:
+    """The state that a killed pretrain goes on from; not an output."""
+    return Path("outputs/checkpoints") / model / "pretrain.safetensors"
+
+
+def record(step: str, model: str, setup: str | None) -> Path:
+    """What a job outside of the DVC graph was made from."""
+    cell = model if setup is None else f"{model}/{alias(setup)}"
+    return Path("outputs/records") / step / f"{cell}.json"

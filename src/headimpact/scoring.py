@@ -1,0 +1,121 @@
+"""Head Impact of a model on images: one packed forward for a few images, layer after layer into the accumulator."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from headimpact import attention, packing
+from headimpact.coco import KeyObject, Sample
+from headimpact.impact import ImpactAccumulator, score_layer
+from headimpact.packing import Tokens
+from headimpact.tokengrid import token_mask
+from headimpact.vlm import EncodedImage, Vlm
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An object that has no score, and why."""
+
+    image_id: int
+    object_id: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One image with what its objects need to be scored."""
+
+    sample: Sample
+    encoded: EncodedImage
+    objects: list[KeyObject]
+    tokens: list[Tokens]
+    masks: Bool[Tensor, "objects tokens"]
+    foreign: Bool[Tensor, "objects draws tokens"]
+
+
+class Scorer:
+    """Scores images against the masks of their objects; the chance level comes from the masks of other images.
+
+    Args:
+        vlm: the model.
+        samples: all images to score; masks for the chance level are drawn from them.
+        threshold: coverage from which a visual token belongs to the object.
+        draws: masks of other images per object.
+        seed: of those draws, together with the object's id.
+    """
+
+    def __init__(self, vlm: Vlm, samples: Sequence[Sample], threshold: float, draws: int, seed: int):
+        self.vlm = vlm
+        self.threshold = threshold
+        self.draws = draws
+        self.seed = seed
+        self.everything = [(sample.id, obj) for sample in samples for obj in sample.objects]
+        self.accumulator = ImpactAccumulator(vlm.layers, vlm.heads)
+        self.skipped: list[Skipped] = []
+
+    def _foreign(self, sample: Sample, obj: KeyObject) -> Bool[Tensor, "draws tokens"]:
+        """Token masks of objects of other images, stretched over this image."""
+        rng = np.random.default_rng([self.seed, obj.id])
+        others = [other for image_id, other in self.everything if image_id != sample.id]
+        drawn = [others[i] for i in rng.integers(len(others), size=self.draws)]
+        stretched = [
+            np.asarray(Image.fromarray(other.mask()).resize((sample.width, sample.height), Image.Resampling.NEAREST))
+            for other in drawn
+        ]
+        return torch.stack([token_mask(covered, self.threshold) for covered in self.vlm.coverages(stretched)])
+
+    def _prepare(self, sample: Sample) -> _Scored | None:
+        encoded = self.vlm.encode_image(sample.image())
+        objects, tokens, masks = [], [], []
+        for obj in sample.objects:
+            described = self.vlm.tokenize(self.vlm.caption(obj.phrase), encoded.grid)
+            mask = token_mask(self.vlm.coverages([obj.mask()])[0], self.threshold)
+            if not len(described.target):
+                self.skipped.append(Skipped(sample.id, obj.id, "the phrase has no token"))
+            elif not mask.any():
+                self.skipped.append(Skipped(sample.id, obj.id, "no visual token sees the object"))
+            else:
+                objects.append(obj)
+                tokens.append(described)
+                masks.append(mask)
+        if not objects:
+            return None
+        foreign = torch.stack([self._foreign(sample, obj) for obj in objects])
+        return _Scored(sample, encoded, objects, tokens, torch.stack(masks), foreign)
+
+    @torch.inference_mode()
+    def score(self, samples: Sequence[Sample]) -> None:
+        """Add a few images, in one forward."""
+        images = [image for sample in samples if (image := self._prepare(sample)) is not None]
+        if not images:
+            return
+        packed = packing.pack_images([image.tokens for image in images], self.vlm.bidirectional_prompt)
+        descriptions = []
+        for index, image in enumerate(images):
+            for j, tokens in enumerate(image.tokens):
+                row, where = packed.places[index][j]
+                descriptions.append(attention.Description(row, where[tokens.target], tokens.visual))
+
+        def take(layer: int, maps: list[Tensor]) -> None:
+            for image, own in zip(images, _split(maps, [len(i.objects) for i in images]), strict=True):
+                device = own[0].device
+                scores = score_layer(torch.stack(own), image.masks.to(device), image.foreign.to(device))
+                self.accumulator.update(layer, scores)
+
+        features = self.vlm.image_features([image.encoded for image in images])
+        own_features = [features[image] for image in packed.images]
+        self.vlm.hidden_states(packed.batch, own_features, attention.RowCapture(descriptions, take))
+        pairs = [(image.sample.id, obj.id) for image in images for obj in image.objects]
+        self.accumulator.close([image for image, _ in pairs], [obj for _, obj in pairs])
+
+
+def _split(maps: list[Tensor], counts: Sequence[int]) -> Iterator[list[Tensor]]:
+    start = 0
+    for count in counts:
+        yield maps[start : start + count]
+        start += count

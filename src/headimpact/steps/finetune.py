@@ -1,0 +1,232 @@
+"""Fine-tune a setup: train an adapter on the selected layers, evaluate it against the original, register it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from peft import PeftModel
+
+from headimpact import __version__, layout, lora, metrics, plots, tracking
+from headimpact.coco import Sample
+from headimpact.config import Config, Job
+from headimpact.errors import InputError
+from headimpact.evaluation import batches, draw_questions, evaluate_images, phrase_nll
+from headimpact.files import atomic_folder, read_json, write_json
+from headimpact.progress import track
+from headimpact.serving import Limits
+from headimpact.steps import dataset_digest, load_base, read_part
+from headimpact.summary import Summary
+from headimpact.training import Record, Training, TrainSettings
+from headimpact.vlm import Vlm
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter and how it came about."""
+
+    peft_model: PeftModel
+    layers: list[int]
+    history: list[Record]
+    header: dict[str, Any]
+
+
+def run(config: Config, job: Job) -> Summary:
+    """Train (unless the setup is ``original``), evaluate on the test part, compare with the original, register."""
+    with tracking.run("finetune", job.model, job.setup) as run_id:
+        vlm = load_base(config, job)
+        _log_inputs(config, job, vlm)
+        trained = None if job.setup == ORIGINAL else _train(config, job, vlm)
+        objects = _evaluate(config, job, vlm)
+        before = None if trained is None else pd.read_parquet(layout.result_objects(job.model, ORIGINAL))
+        results = _results(job, vlm, trained, objects, before)
+        _write(job, trained, objects, results)
+        version = _track(config, job, trained, objects, results)
+    return _tell(job, results, version, run_id)
+
+
+def _log_inputs(config: Config, job: Job, vlm: Vlm) -> None:
+    values = {"model": job.model, "setup": job.setup, "source": vlm.source, "revision": vlm.revision}
+    values |= {"dataset": config.dataset, "seed": config.seed}
+    if job.setup != ORIGINAL:
+        values |= {"lora": config.lora.model_dump(), "train": config.train.model_dump()}
+    tracking.log_parameters(values)
+    for part in ("test",) if job.setup == ORIGINAL else ("train", "val", "test"):
+        tracking.log_dataset(config.dataset, layout.dataset(config.dataset), dataset_digest(config), part)
+
+
+def _train(config: Config, job: Job, vlm: Vlm) -> Trained:
+    selection = read_json(layout.selection(job.model, job.setup))
+    layers = selection["layers"]
+    settings = lora.LoraSettings(**config.lora.model_dump())
+    peft_model = lora.attach(vlm, layers, settings, config.seed)
+    header = {
+        "base": job.model,
+        "source": vlm.source,
+        "revision": vlm.revision,
+        "base_digest": vlm.digest,
+        "dataset": config.dataset,
+        "dataset_digest": dataset_digest(config),
+        "table_digest": selection["table_digest"],
+        "setup": job.setup,
+        "layers": layers,
+        "code_version": __version__,
+    }
+    train = TrainSettings(**config.train.model_dump())
+    val = read_part(config, "val")
+    checkpoint = layout.training_state(job.model, job.setup)
+    # All that the result depends on: a checkpoint of anything else is not continued.
+    fingerprint = {"header": header, "train": asdict(train) | {"checkpoint_steps": None}}
+    fingerprint |= {"lora": config.lora.model_dump(), "seed": config.seed, "dtype": str(vlm.model.dtype)}
+    training = Training(
+        vlm,
+        peft_model,
+        read_part(config, "train"),
+        val,
+        train,
+        config.seed,
+        checkpoint,
+        hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest(),
+    )
+    records = (record for record in training.run() if record.metric == "train/loss")
+    for _ in track(records, training.total_steps, f"training {job.model} {job.setup}"):
+        pass
+    _check_liveness(vlm, peft_model, settings, layers, val[: train.batch_images])
+    return Trained(peft_model, layers, training.history, header)
+
+
+def _check_liveness(
+    vlm: Vlm,
+    peft_model: PeftModel,
+    settings: lora.LoraSettings,
+    layers: Sequence[int],
+    probe: Sequence[Sample],
+) -> None:
+    adapted = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
+    with lora.disabled(peft_model):
+        original = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
+    change = float(np.abs(np.subtract(adapted, original)).max())
+    lora.check_liveness(peft_model, lora.target_modules(vlm, layers, settings.targets), change)
+
+
+def _evaluate(config: Config, job: Job, vlm: Vlm) -> pd.DataFrame:
+    samples = read_part(config, "test")
+    questions = draw_questions(samples, config.seed)
+    groups = list(batches(samples, config.evaluate.batch_images))
+    found = [
+        asdict(result)
+        for group in track(groups, len(groups), f"evaluating {job.model} {job.setup}")
+        for result in evaluate_images(vlm, group, questions)
+    ]
+    return pd.DataFrame(found)
+
+
+def _results(
+    job: Job, vlm: Vlm, trained: Trained | None, objects: pd.DataFrame, before: pd.DataFrame | None
+) -> dict[str, Any]:
+    nll, images = objects["nll"].to_numpy(), objects["image_id"].to_numpy()
+    estimates = {
+        "perplexity": metrics.perplexity(nll, images),
+        "accuracy": metrics.clustered_mean(objects["correct"].to_numpy(), images),
+        "ans_prob": metrics.clustered_mean(objects["ans_prob"].to_numpy(), images),
+        "token_nll": metrics.token_nll(nll, objects["tokens"].to_numpy(), images),
+    }
+    counts = lora.count_parameters(vlm.model)
+    trainable = 0 if trained is None else counts.trainable
+    results = {
+        "model": job.model,
+        "setup": job.setup,
+        "layers": [] if trained is None else trained.layers,
+        "parameters": {
+            "total": counts.total,
+            "trainable": trainable,
+            "percent": 100 * trainable / counts.total,
+        },
+        "metrics": {name: {"value": e.value, "se": e.se, "n": e.n} for name, e in estimates.items()},
+    }
+    return results if before is None else results | {"against_original": _compare(objects, before)}
+
+
+def _compare(objects: pd.DataFrame, before: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Paired differences, adapter minus original."""
+    if objects["object_id"].tolist() != before["object_id"].tolist():
+        raise InputError("The original was evaluated on other objects. Evaluate it again: finetune --setup original.")
+    images = objects["image_id"].to_numpy()
+    columns = {"accuracy": "correct", "ans_prob": "ans_prob"}
+    differences = {
+        name: metrics.paired_difference(objects[column].to_numpy(), before[column].to_numpy(), images)
+        for name, column in columns.items()
+    }
+    differences["perplexity"] = metrics.paired_perplexity_difference(
+        objects["nll"].to_numpy(), before["nll"].to_numpy(), images
+    )
+    return {
+        name: {"value": d.value, "low": d.low, "high": d.high, "p_value": d.p_value} for name, d in differences.items()
+    }
+
+
+def _write(job: Job, trained: Trained | None, objects: pd.DataFrame, results: Mapping[str, Any]) -> None:
+    records = [] if trained is None else [asdict(record) for record in trained.history]
+    history = pd.DataFrame(records, columns=["step", "epoch", "metric", "value"])
+    with atomic_folder(layout.finetune(job.model, job.setup)) as aside:
+        if trained is not None:
+            lora.save(trained.peft_model, aside / "adapter", trained.header)
+            plots.save(plots.history(history, f"{job.model} {job.setup}"), aside / "history.png")
+        history.to_csv(aside / "history.csv", index=False)
+        objects.to_parquet(aside / "objects.parquet", index=False)
+        write_json(aside / "results.json", results)
+    # Only now is the training state of no more use.
+    layout.training_state(job.model, job.setup).unlink(missing_ok=True)
+
+
+def _track(
+    config: Config, job: Job, trained: Trained | None, objects: pd.DataFrame, results: Mapping[str, Any]
+) -> int | None:
+    tracking.log_results(results)
+    tracking.log_table("objects", objects)
+    tracking.log_files(layout.finetune(job.model, job.setup))
+    if trained is None:
+        return None
+    tracking.log_history(pd.read_csv(layout.history(job.model, job.setup)))
+    tracking.set_tags({"layers": ",".join(map(str, trained.layers))})
+    tracking.link_score(job.model, trained.header["table_digest"])
+    tracking.log_files(layout.impact(job.model))
+    tracking.log_table("table4", pd.DataFrame([_table4_row(results)]))
+    tracking.log_table("table5", pd.DataFrame([{"model": job.model, "setup": job.setup} | results["parameters"]]))
+    return tracking.register(layout.adapter(job.model, job.setup), results, Limits(**config.serve.model_dump()))
+
+
+def _table4_row(results: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": results["model"], "setup": results["setup"]}
+    for name, estimate in results["metrics"].items():
+        row |= {name: estimate["value"], f"{name}_se": estimate["se"]}
+    for name, difference in results["against_original"].items():
+        row |= {f"{name}_difference": difference["value"], f"{name}_low": difference["low"]}
+        row[f"{name}_high"] = difference["high"]
+    return row
+
+
+def _tell(job: Job, results: Mapping[str, Any], version: int | None, run_id: str) -> Summary:
+    rows = []
+    for name in ("perplexity", "accuracy", "ans_prob"):
+        estimate = results["metrics"][name]
+        told = f"{estimate['value']:.3f} ± {estimate['se']:.3f} (n {estimate['n']})"
+        if change := results.get("against_original", {}).get(name):
+            told += f"; against the original {change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+        rows.append((name, told))
+    counts = results["parameters"]
+    next_command = "python -m headimpact finetune --setup top-4"
+    if version is not None:
+        rows.insert(0, ("layers", ", ".join(map(str, results["layers"]))))
+        rows.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
+        name = f"head-impact-{job.model}"
+        rows.append(("registered", f"{name} version {version}, alias {tracking.alias(job.setup)}"))
+        next_command = f"mlflow models serve -m models:/{name}@{tracking.alias(job.setup)} --env-manager local -p 5001"
+    folder: Path = layout.finetune(job.model, job.setup)
+    return Summary(f"finetune {job.setup} of {job.model}", rows, files=[folder], run=run_id, next=next_command)

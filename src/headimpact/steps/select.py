@@ -1,0 +1,32 @@
+"""Select the layers of a setup from the HI table."""
+
+import pandas as pd
+
+from headimpact import layout, tracking
+from headimpact.config import Config, Job
+from headimpact.files import read_json, write_json
+from headimpact.impact import head_grid
+from headimpact.selection import select
+from headimpact.summary import Summary
+
+
+def run(config: Config, job: Job) -> Summary:
+    """Write the selected layers, with the rule and the reason of each."""
+    table = pd.read_csv(layout.impact_table(job.model), float_precision="round_trip")
+    summary = read_json(layout.impact_summary(job.model))
+    selection = select(job.setup, head_grid(table).mean(axis=1), config.seed)
+    path = layout.selection(job.model, job.setup)
+    with tracking.run("select", job.model, job.setup) as run_id:
+        tracking.log_parameters({"model": job.model, "setup": job.setup, "seed": config.seed})
+        write_json(path, {"model": job.model, "table_digest": summary["table_digest"]} | selection.to_dict())
+        tracking.set_tags({"layers": ",".join(map(str, selection.layers))})
+        tracking.link_score(job.model, summary["table_digest"])
+        tracking.log_files(path)
+    return Summary(
+        f"select {job.setup} of {job.model}",
+        [("layers", ", ".join(map(str, selection.layers))), ("rule", selection.rule)]
+        + [(f"layer {reason.layer}", f"{reason.score:.3f}: {reason.reason}") for reason in selection.why],
+        files=[path],
+        run=run_id,
+        next=f"python -m headimpact finetune --model {job.model} --setup {job.setup}",
+    )

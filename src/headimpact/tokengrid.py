@@ -1,0 +1,51 @@
+"""Pixel mask -> token mask: which visual tokens see the object."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where the visual tokens of one image lie, in sequence order.
+
+    ``crop_rows x crop_cols`` crops, row by row, and after them the whole image (the only block where there are
+    no crops); each block holds ``rows x cols`` tokens, row by row.
+    """
+
+    rows: int
+    cols: int
+    crop_rows: int = 0
+    crop_cols: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.crop_rows * self.crop_cols + 1
+
+    @property
+    def tokens(self) -> int:
+        """Number of visual tokens."""
+        return self.blocks * self.rows * self.cols
+
+
+def coverage(seen: Float[Tensor, "tokens pixels"]) -> Float[Tensor, "tokens"]:
+    """Covered share of the pixels that each visual token sees, in [0, 1].
+
+    Args:
+        seen: the mask's pixel values (0..255) regrouped per visual token, after the image's own geometry;
+            a resampling filter may ring beyond that range.
+    """
+    return (seen / 255).clamp(0, 1).mean(dim=1)
+
+
+def token_mask(covered: Float[Tensor, "tokens"], threshold: float) -> Bool[Tensor, "tokens"]:
+    """Tokens covered at least by ``threshold``; where none is, the best covered one alone.
+
+    An object that covers no pixel of any token gives an empty mask.
+    """
+    mask = covered >= threshold
+    if not mask.any() and covered.max() > 0:
+        mask[covered.argmax()] = True
+    return mask

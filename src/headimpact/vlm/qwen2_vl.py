@@ -1,0 +1,76 @@
+"""Qwen2-VL: images near their own size, 2x2 patches merged into a token, three-axis positions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2VLForConditionalGeneration
+
+from headimpact.packing import Tokens
+from headimpact.tokengrid import TokenGrid
+from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.prompts import photo_caption, photo_question
+
+
+class Qwen2Vl(Vlm):
+    """``Qwen2VLForConditionalGeneration``."""
+
+    model_class = Qwen2VLForConditionalGeneration
+    decoder_path = "model.language_model"
+    bidirectional_prompt = False
+    image_placeholder = "<|image_pad|>"
+    image_token = "<|image_pad|>"
+    own_template = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+        "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    caption = staticmethod(photo_caption)
+    question = staticmethod(photo_question)
+
+    def encode_image(self, image: Image.Image, **processor_settings: Any) -> EncodedImage:
+        """See ``Vlm.encode_image``."""
+        encoded = self.image_processor(image, return_tensors="pt", **processor_settings)
+        _, height, width = encoded["image_grid_thw"][0].tolist()
+        merge = self.image_processor.merge_size
+        return EncodedImage(dict(encoded), TokenGrid(height // merge, width // merge))
+
+    def seen_pixels(self, encoded: EncodedImage) -> Tensor:
+        """See ``Vlm.seen_pixels``: the processor lists patches merge block by merge block."""
+        return encoded.pixels["pixel_values"].reshape(encoded.grid.tokens, -1)
+
+    def expand_image(self, grid: TokenGrid) -> str:
+        """See ``Vlm.expand_image``; the template itself writes the markers around the image."""
+        return self.image_token * grid.tokens
+
+    def image_features(self, images: Sequence[EncodedImage]) -> list[Tensor]:
+        """See ``Vlm.image_features``."""
+        pixels = torch.cat([image.pixels["pixel_values"] for image in images]).to(self.device, self.model.dtype)
+        grid = torch.cat([image.pixels["image_grid_thw"] for image in images]).to(self.device)
+        return list(self.model.get_image_features(pixels, grid).pooler_output)
+
+    def _token_kinds(self, ids: Tensor) -> Tensor:
+        return (ids == self.image_token_id).int()
+
+    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
+        """See ``Vlm.position_ids``: time, row and column, by the model's own ``get_rope_index``."""
+        merge = self.model.config.vision_config.spatial_merge_size
+        patches = torch.tensor([[1, grid.rows * merge, grid.cols * merge]])
+        positions, _ = self.model.model.get_rope_index(ids[None], self._token_kinds(ids)[None], image_grid_thw=patches)
+        return positions[:, 0]
+
+    def decoder_positions(self, positions: Tensor) -> Tensor:
+        """All three axes."""
+        return positions
+
+    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
+        """See ``Vlm.native_inputs``."""
+        return {
+            "input_ids": tokens.ids[None],
+            "attention_mask": torch.ones_like(tokens.ids)[None],
+            "mm_token_type_ids": self._token_kinds(tokens.ids)[None],
+            **encoded.pixels,
+        }

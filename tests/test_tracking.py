@@ -1,0 +1,369 @@
+"""Runs and the registry, on a database of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from headimpact import serving, tracking
+from headimpact.errors import InputError
+
+LIMITS = serving.Limits(24.0, 16.0, 1000, 128, 1.0)
+DIGEST = "d" * 64
+RESULTS = {
+    "parameters": {"total": 1010, "trainable": 10, "percent": 0.99},
+    "metrics": {"perplexity": {"value": 8.5, "se": 0.25, "n": 30}},
+    "against_original": {"perplexity": {"value": -1.5, "low": -2.0, "high": -1.0, "p_value": 0.001}},
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with a database, which takes seconds to make: the tests share it."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        clean(patch)
+        patch.chdir(folder)
+        tracking.initialise()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def project(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project folder as the working directory, with nothing of the caller's MLflow or DVC."""
+    clean(monkeypatch)
+    monkeypatch.chdir(store)
+    tracking.initialise()
+    yield store
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in os.environ if name.startswith("MLFLOW_") and "TELEMETRY" not in name]
+    for name in (*names, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", tracking.STAGE, tracking.PARENT_RUN):
+        monkeypatch.delenv(name, raising=False)
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def read(run_id: str) -> Run:
+    return MlflowClient().get_run(run_id)
+
+
+def opened_by_mlflow_run(monkeypatch: pytest.MonkeyPatch, **params: str) -> str:
+    """What ``mlflow run -P ...`` leaves for its child: a run in the default experiment with its texts."""
+    run = MlflowClient().create_run("0")
+    for name, text in params.items():
+        MlflowClient().log_param(run.info.run_id, name, text)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    return run.info.run_id
+
+
+def experiment(name: str = tracking.EXPERIMENT) -> str:
+    found = mlflow.get_experiment_by_name(name)
+    assert found is not None
+    return found.experiment_id
+
+
+def test_the_database_is_mlflows_own_default(project: Path) -> None:
+    assert tracking.initialise() == f"sqlite:///{project}/mlflow.db"
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{project}/mlflow.db"
+    assert (project / "mlflow.db").is_file()
+
+
+def test_the_environment_chooses_another_database(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(project / "mlflow.db", tmp_path / "other.db")
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    with tracking.run("score") as run_id:
+        pass
+    assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/other.db"
+    assert read(run_id).info.status == "FINISHED"
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    with pytest.raises(MlflowException, match="not found"):
+        read(run_id)
+
+
+def test_processes_that_start_together_share_a_fresh_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    code = "from headimpact import tracking\nwith tracking.run('score', 'tiny') as run: print(run)"
+    source = str(Path(tracking.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    ended = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    assert {read(out.split()[-1]).info.status for out, _ in ended} == {"FINISHED"}
+
+
+def test_a_run_of_its_own_stands_in_the_projects_experiment() -> None:
+    with tracking.run("finetune", "tiny", "top-4") as run_id:
+        assert read(run_id).info.status == "RUNNING"
+    run = read(run_id)
+    assert run.info.experiment_id == experiment()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "finetune tiny top-4"
+    assert {key: run.data.tags[key] for key in ("step", "model", "setup")} == {
+        "step": "finetune",
+        "model": "tiny",
+        "setup": "top-4",
+    }
+    assert "dvc.stage" not in run.data.tags
+
+
+def test_the_commit_is_a_tag(project: Path) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    with tracking.run("score") as run_id:
+        pass
+    assert read(run_id).data.tags["mlflow.source.git.commit"] == head.strip()
+
+
+def test_it_joins_the_run_that_mlflow_run_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = opened_by_mlflow_run(monkeypatch)
+    with tracking.run("finetune", "tiny", "top-4") as run_id:
+        assert "MLFLOW_RUN_ID" not in os.environ  # what the step starts does not join it again
+    assert run_id == opened
+    assert read(run_id).info.status == "FINISHED"
+    assert read(run_id).data.tags["step"] == "finetune"
+
+
+def test_a_stage_has_a_run_of_its_own_under_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = opened_by_mlflow_run(monkeypatch)
+    monkeypatch.setenv(tracking.STAGE, "score@tiny")
+    monkeypatch.setenv(tracking.PARENT_RUN, opened)
+    with tracking.run("score", "tiny") as run_id:
+        pass
+    run = read(run_id)
+    assert run_id != opened
+    assert run.data.tags["dvc.stage"] == "score@tiny"
+    assert run.data.tags["mlflow.parentRunId"] == opened
+    assert run.info.experiment_id == read(opened).info.experiment_id
+
+
+def test_a_stage_without_a_parent_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tracking.STAGE, "score@tiny")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with tracking.run("score", "tiny") as run_id:
+        pass
+    assert "mlflow.parentRunId" not in read(run_id).data.tags
+    assert read(run_id).info.experiment_id == experiment()
+
+
+def failing_run(error: BaseException) -> Run:
+    with suppress(type(error)), tracking.run("score") as run_id:
+        raise error
+    return read(run_id)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("bad"), "FAILED"), (SystemExit(1), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_how_it_ends_is_the_runs_status(error: BaseException, status: str) -> None:
+    assert failing_run(error).info.status == status
+    assert mlflow.active_run() is None
+
+
+def test_a_failure_is_passed_on_and_says_why_in_a_tag() -> None:
+    with pytest.raises(InputError, match="empty"), tracking.run("score"):
+        raise InputError("The mask is empty.")
+    assert failing_run(InputError("The mask is empty.")).data.tags["error"] == "InputError: The mask is empty."
+
+
+def test_an_experiment_whose_artifacts_only_a_server_can_write_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = MlflowClient().create_experiment("served", artifact_location="mlflow-artifacts:/5")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", served)
+    with pytest.raises(InputError, match="MLFLOW_EXPERIMENT_NAME=head-impact"), tracking.run("score"):
+        pass
+
+
+def test_parameters_are_flat_and_keep_what_mlflow_run_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened_by_mlflow_run(monkeypatch, setup="top-4", **{"train.lr": "1.0e-4"})
+    with tracking.run("finetune", "tiny", "top-4") as run_id:
+        for _ in range(2):  # resolved again, as when training resumes
+            tracking.log_parameters({"setup": "top-4", "train": {"lr": 0.0001, "epochs": 4}, "revision": None})
+    assert read(run_id).data.params == {
+        "setup": "top-4",
+        "train.lr": "1.0e-4",
+        "train.lr.resolved": "0.0001",
+        "train.epochs": "4",
+        "revision": "None",
+    }
+
+
+def test_more_parameters_and_metrics_than_one_request_holds() -> None:
+    steps = range(1001)
+    history = pd.DataFrame({"step": steps, "epoch": 0, "metric": "train/loss", "value": [s / 10 for s in steps]})
+    with tracking.run("finetune") as run_id:
+        tracking.log_parameters({f"p{number}": number for number in range(101)})
+        tracking.log_history(history)
+    assert len(read(run_id).data.params) == 101
+    logged = MlflowClient().get_metric_history(run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in logged] == [(step, step / 10) for step in steps]
+
+
+def test_parts_of_a_dataset_are_inputs_with_its_digest(project: Path) -> None:
+    with tracking.run("finetune") as run_id:
+        for part in ("train", "val"):
+            tracking.log_dataset("scenes", project / "data/scenes", DIGEST, part)
+    run = read(run_id)
+    found = {found.dataset.name: found for found in run.inputs.dataset_inputs}
+    assert sorted(found) == ["scenes/train", "scenes/val"]
+    assert {one.dataset.digest for one in found.values()} == {DIGEST[:36]}
+    assert json.loads(found["scenes/val"].dataset.source) == {"uri": (project / "data/scenes").as_uri()}
+    assert [tag.value for tag in found["scenes/val"].tags] == ["val"]
+    assert (run.data.tags["dataset"], run.data.tags["dataset_digest"]) == ("scenes", DIGEST)
+
+
+def test_results_are_final_metrics() -> None:
+    with tracking.run("finetune") as run_id:
+        tracking.log_results(RESULTS)
+    assert read(run_id).data.metrics == {
+        "parameters/total": 1010,
+        "parameters/trainable": 10,
+        "parameters/percent": 0.99,
+        "test/perplexity": 8.5,
+        "test/perplexity/se": 0.25,
+        "test/perplexity/difference": -1.5,
+        "test/perplexity/low": -2.0,
+        "test/perplexity/high": -1.0,
+        "test/perplexity/p_value": 0.001,
+    }
+
+
+def test_tables_and_files_are_artifacts(project: Path) -> None:
+    (project / "folder").mkdir()
+    (project / "folder/curve.csv").write_text("a")
+    (project / "map.png").write_bytes(b"png")
+    table = pd.DataFrame({"setup": ["top-4", "full"], "accuracy": [0.5, None]})
+    with tracking.run("report") as run_id:
+        tracking.log_table("table4", table)
+        tracking.log_files(project / "folder", project / "map.png")
+        tracking.log_files(project / "map.png", folder="figures")
+    found = mlflow.artifacts.list_artifacts(run_id=run_id)
+    assert sorted(item.path for item in found) == ["figures", "folder", "map.png", "tables"]
+    loaded = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/tables/table4.json"))
+    assert loaded == {"columns": ["setup", "accuracy"], "data": [["top-4", 0.5], ["full", None]]}
+
+
+def test_a_file_that_is_not_there_is_refused(project: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.png does not exist"), tracking.run("report"):
+        tracking.log_files(project / "none.png")
+
+
+def test_logging_outside_a_run_is_a_mistake() -> None:
+    with pytest.raises(RuntimeError, match="outside"):
+        tracking.log_parameters({"a": 1})
+
+
+def test_finetune_is_linked_to_the_latest_run_that_scored_its_table() -> None:
+    scores = []
+    for model, digest in (("tiny", DIGEST), ("tiny", DIGEST), ("other", DIGEST), ("tiny", "e" * 64)):
+        with tracking.run("score", model) as run_id:
+            tracking.set_tags({"table_digest": digest})
+        scores.append(run_id)
+    with tracking.run("finetune", "tiny", "top-4") as run_id:
+        assert tracking.link_score("tiny", DIGEST) == scores[1]
+    tags = read(run_id).data.tags
+    assert tags["score_run"] == scores[1]
+    assert f"/runs/{scores[1]}" in tags["mlflow.note.content"]
+
+
+def test_no_link_where_the_table_was_scored_elsewhere() -> None:
+    with tracking.run("finetune", "tiny", "top-4") as run_id:
+        assert tracking.link_score("tiny", "f" * 64) is None
+    assert read(run_id).data.tags["table_digest"] == "f" * 64
+    assert "score_run" not in read(run_id).data.tags
+
+
+def register(folder: Path, model: str, source: str = "models/bases/tiny", times: int = 1) -> list[int]:
+    """Register an adapter of ``model`` (one a test: they share the registry); gives the versions."""
+    adapter = folder / "outputs" / model / "layers:6,8/adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    trained: dict[str, Any] = {"base": model, "source": source, "revision": None, "base_digest": "b" * 64}
+    header = trained | {"setup": "layers:6,8", "layers": [6, 8], "code_version": "abc"}
+    digests = {"dataset": "scenes", "dataset_digest": DIGEST, "table_digest": "t" * 64}
+    (adapter / "header.json").write_text(json.dumps(header | digests))
+    (folder / "models/bases/tiny").mkdir(parents=True, exist_ok=True)
+    (folder / "models/bases/tiny/model.safetensors").write_bytes(b"base")
+    (folder / "requirements.txt").write_text("# pinned\nmlflow==3.17.2\npandas==3.1.1\n")
+    return [tracking.register(adapter, RESULTS, LIMITS) for _ in range(times)]
+
+
+def registered(model: str) -> ModelVersion:
+    return MlflowClient().get_model_version_by_alias(f"head-impact-{model}", "layers-6-8")
+
+
+def contents(model: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(f"models:/head-impact-{model}@layers-6-8"))
+
+
+def test_a_registered_version_tells_where_it_comes_from(project: Path) -> None:
+    with tracking.run("finetune", "told", "layers:6,8") as run_id:
+        assert register(project, "told") == [1]
+    version = registered("told")
+    assert version.run_id == run_id
+    expected = {"setup": "layers:6,8", "layers": "6,8", "base": "told", "revision": "None"}
+    expected |= {"dataset_digest": DIGEST}
+    assert {name: version.tags[name] for name in expected} == expected
+    assert "LoRA on layers 6, 8" in str(version.description)
+    assert "| perplexity | 8.500 ± 0.250 | -1.500 (-2.000 to -1.000) |" in str(version.description)
+
+
+def test_the_alias_moves_to_the_next_version(project: Path) -> None:
+    with tracking.run("finetune"):
+        assert register(project, "twice", times=2) == [1, 2]
+    assert int(registered("twice").version) == 2
+
+
+def test_a_version_holds_all_it_needs(project: Path) -> None:
+    with tracking.run("finetune"):
+        register(project, "whole")
+    folder = contents("whole")
+    config = Model.load(folder).flavors["python_function"]
+    assert (folder / config["artifacts"]["adapter"]["path"] / "header.json").is_file()
+    assert (folder / config["artifacts"]["base"]["path"] / "model.safetensors").read_bytes() == b"base"
+    assert (folder / "code/headimpact/vlm/__init__.py").is_file()
+    assert config["config"] == vars(LIMITS)
+    assert (folder / "requirements.txt").read_text().split() == ["mlflow==3.17.2", "pandas==3.1.1"]
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_a_hub_base_is_not_copied(project: Path) -> None:
+    with tracking.run("finetune"):
+        register(project, "hub", source="HuggingFaceTB/SmolVLM-Instruct")
+    assert [path.name for path in (contents("hub") / "artifacts").iterdir()] == ["adapter"]
+
+
+def test_a_large_folder_is_not_copied(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_SMALL_BASE", len("base") - 1)
+    with tracking.run("finetune"):
+        register(project, "large")
+    assert [path.name for path in (contents("large") / "artifacts").iterdir()] == ["adapter"]
