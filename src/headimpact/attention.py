@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -119,7 +120,7 @@ def attention_forward(
     A ``capture`` reaches it as a keyword argument of the decoder's forward.
     """
     if capture is not None:
-        capture_rows(capture, module.layer_idx, query, key, attention_mask, scaling, softcap)
+        capture_rows(capture, cast(int, module.layer_idx), query, key, attention_mask, scaling, softcap)
     if softcap is not None:
         return softcapped_attention(query, key, value, attention_mask, scaling, softcap), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

@@ -119,7 +119,7 @@ def _paligemma2() -> tuple[PaliGemmaConfig, PreTrainedTokenizerFast, SiglipImage
     config = PaliGemmaConfig(
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.get_vocab()["<image>"],
         projection_dim=WIDTH,
         hidden_size=WIDTH,
         vocab_size=len(tokenizer),
@@ -131,7 +131,7 @@ def _qwen2_vl() -> tuple[Qwen2VLConfig, PreTrainedTokenizerFast, Qwen2VLImagePro
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
     tokenizer = _byte_level_tokenizer(special, pad_token="<|endoftext|>", eos_token="<|im_end|>")
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
+    ids = tokenizer.get_vocab()
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -180,9 +180,9 @@ def _smolvlm() -> tuple[Idefics3Config, PreTrainedTokenizerFast, Idefics3ImagePr
         num_key_value_heads=6,
         max_position_embeddings=2048,
         initializer_range=INITIALIZER_RANGE,
-        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
-        eos_token_id=tokenizer.convert_tokens_to_ids("<end_of_utterance>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        bos_token_id=tokenizer.get_vocab()["<|im_start|>"],
+        eos_token_id=tokenizer.get_vocab()["<end_of_utterance>"],
+        pad_token_id=tokenizer.get_vocab()["<|endoftext|>"],
         tie_word_embeddings=True,
     )
     # As in SmolVLM, the crop is a little wider than its whole patches: the last 2 of 66 pixels are never seen.
@@ -197,7 +197,7 @@ def _smolvlm() -> tuple[Idefics3Config, PreTrainedTokenizerFast, Idefics3ImagePr
             "patch_size": 8,
             "initializer_range": INITIALIZER_RANGE,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=tokenizer.get_vocab()["<image>"],
         scale_factor=2,
         tie_word_embeddings=True,
     )

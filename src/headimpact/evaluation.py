@@ -52,7 +52,8 @@ def draw_questions(samples: Sequence[Sample], seed: int) -> dict[int, Question]:
     Raises:
         InputError: too few different phrases to find three false ones.
     """
-    everything = {normalise(obj.phrase): obj.phrase for sample in samples for obj in sample.objects}
+    written = sorted({obj.phrase for sample in samples for obj in sample.objects})
+    everything = {normalise(phrase): phrase for phrase in written}
     phrases = sorted(everything)
     questions = {}
     for sample in samples:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from torch import nn
 
 from headimpact.errors import InputError
@@ -77,6 +79,9 @@ def attach(vlm: Vlm, layers: Sequence[int], settings: LoraSettings, seed: int) -
         torch.manual_seed(seed)
         peft_model = get_peft_model(vlm.model, config)
     check_modules(peft_model, names)
+    # PEFT holds a set, which is saved in another order by every process, and the folder that the base lies in.
+    config.target_modules = sorted(names)
+    config.base_model_name_or_path, config.revision = vlm.source, vlm.revision
     return peft_model
 
 
@@ -130,7 +135,7 @@ def check_liveness(peft_model: PeftModel, expected: Sequence[str], changed_logit
 
 def save(peft_model: PeftModel, folder: Path, header: Mapping[str, Any]) -> None:
     """Write the adapter in plain PEFT format, and its header beside it."""
-    peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    peft_model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     write_json(folder / HEADER, dict(header))
 
@@ -139,9 +144,12 @@ def load(vlm: Vlm, folder: Path) -> PeftModel:
     """Load an adapter onto the base it was trained on.
 
     Raises:
-        InputError: the folder is no adapter, or it was trained on other weights (PEFT itself loads silently on
-            same-shaped foreign weights).
+        InputError: the folder is no adapter or a damaged one, or it was trained on other weights (PEFT itself
+            loads silently on same-shaped foreign weights).
     """
+    missing = [n for n in (HEADER, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / n).is_file()]
+    if missing:
+        raise InputError(f"{folder} is no adapter: it lacks {', '.join(missing)}. Run finetune to make one.")
     header = read_json(folder / HEADER)
     if header.get("base_digest") != vlm.digest:
         trained_on = f"{header.get('source')} (weights {str(header.get('base_digest'))[:12]})"
@@ -149,5 +157,8 @@ def load(vlm: Vlm, folder: Path) -> PeftModel:
             f"The adapter in {folder} was trained on {trained_on}, not on {vlm.source} (weights {vlm.digest[:12]}). "
             f"Load it on the base that it was trained on."
         )
-    with _without_old_names():
-        return PeftModel.from_pretrained(vlm.model, str(folder))
+    try:
+        with _without_old_names():
+            return PeftModel.from_pretrained(vlm.model, str(folder))
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"The adapter in {folder} is damaged ({error}). Run finetune to make it again.") from None

@@ -79,9 +79,10 @@ class Oracle(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         sizes = {"colour": len(scenes.COLOURS), "shape": len(scenes.SHAPES), "texture": len(scenes.TEXTURES)}
-        self.tables = nn.ModuleDict({name: nn.Embedding(size + 1, width) for name, size in sizes.items()})
+        tables = {name: nn.Embedding(size + 1, width) for name, size in sizes.items()}
+        self.tables = nn.ModuleDict(tables)
         self.readers = nn.ModuleDict({name: nn.Linear(width, size + 1) for name, size in sizes.items()})
-        for table in self.tables.values():
+        for table in tables.values():
             nn.init.normal_(table.weight, std=0.5)
 
     def embed(self, scene: SeenScene) -> Float[Tensor, "tokens width"]:
@@ -151,7 +152,7 @@ def _mixed_phrase(rng: np.random.Generator, things: Sequence[scenes.Thing], rich
 def draw_question(rng: np.random.Generator, things: Sequence[scenes.Thing], rich: bool) -> tuple[list[str], int]:
     """Four options about a scene, one true, and the index of the true one. No other option has the colour and
     shape of a thing in the scene."""
-    true = things[rng.integers(len(things))]
+    true = things[int(rng.integers(len(things)))]
     taken = [(thing.colour, thing.shape) for thing in things]
     options: list[str] = []
     while len(options) < 3:

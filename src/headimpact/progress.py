@@ -9,13 +9,24 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
 Item = TypeVar("Item")
+
+
+class _RateColumn(ProgressColumn):
+    """Items a second; empty until it is known."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last half minute."""
+        return Text("" if task.speed is None else f"{task.speed:.1f} a second")
 
 
 def track(items: Iterable[Item], total: int, what: str, console: Console | None = None) -> Iterator[Item]:
@@ -31,7 +42,7 @@ def track(items: Iterable[Item], total: int, what: str, console: Console | None 
     if not console.is_terminal:
         yield from _lines(items, total, what, console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         yield from bar.track(items, total=total, description=what)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headimpact import attention, packing
 from headimpact.coco import KeyObject, Sample
+from headimpact.errors import InputError
 from headimpact.impact import ImpactAccumulator, score_layer
 from headimpact.packing import Tokens
 from headimpact.tokengrid import token_mask
@@ -47,9 +48,16 @@ class Scorer:
         threshold: coverage from which a visual token belongs to the object.
         draws: masks of other images per object.
         seed: of those draws, together with the object's id.
+
+    Raises:
+        InputError: fewer than two images have objects.
     """
 
     def __init__(self, vlm: Vlm, samples: Sequence[Sample], threshold: float, draws: int, seed: int):
+        if sum(bool(sample.objects) for sample in samples) < 2:
+            raise InputError(
+                "The chance level takes masks of other images: the impact part needs two images with objects."
+            )
         self.vlm = vlm
         self.threshold = threshold
         self.draws = draws

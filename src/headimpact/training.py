@@ -13,10 +13,12 @@ from torch import Tensor
 
 from headimpact import checkpoints, likelihood, packing
 from headimpact.coco import Sample
+from headimpact.errors import InputError
 from headimpact.evaluation import batches, phrase_nll
 from headimpact.vlm import Vlm
 
 _BEST = "best."
+_LARGEST_NLL = 700.0  # nats; exp of a little more is beyond a float
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def caption_loss(vlm: Vlm, samples: Sequence[Sample]) -> tuple[Tensor, int]:
 
 
 def validation_perplexity(vlm: Vlm, samples: Sequence[Sample], batch_images: int) -> float:
-    """Perplexity of the phrases (eq. 3) on the validation part."""
+    """Perplexity of the phrases (eq. 3) on the validation part; infinite where the model gives no usable number."""
     nll = [value for group in batches(samples, batch_images) for *_, value, _ in phrase_nll(vlm, group)]
-    return math.exp(sum(nll) / len(nll))
+    mean = sum(nll) / len(nll)
+    return math.exp(mean) if mean < _LARGEST_NLL else math.inf  # not a number is not below it, either
 
 
 class Training:
@@ -84,6 +87,9 @@ class Training:
         seed: of the sample order.
         checkpoint: where to keep the state; an existing one with the same fingerprint is continued.
         fingerprint: identifies everything that the result depends on.
+
+    Raises:
+        InputError: a part without samples.
     """
 
     def __init__(
@@ -97,6 +103,8 @@ class Training:
         checkpoint: Path,
         fingerprint: str,
     ):
+        if not train or not val:
+            raise InputError("Training needs images with objects in both parts, train and val: one has none.")
         self.vlm = vlm
         self.train = train
         self.val = val
@@ -105,7 +113,9 @@ class Training:
         self.checkpoint = checkpoint
         self.fingerprint = fingerprint
         half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-        self.accelerator = Accelerator(mixed_precision=half.get(vlm.model.dtype, "no"))
+        precision = half.get(vlm.model.dtype, "no")
+        # The model is already where it shall be: accelerate must not choose a GPU for one that is not there.
+        self.accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision=precision)
         self.parameters = {n: p for n, p in peft_model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
@@ -177,7 +187,8 @@ class Training:
     def stopped_early(self) -> bool:
         """Whether the last ``patience`` validations brought nothing better."""
         values = self._validations()
-        return len(values) > self.settings.patience and min(values) < min(values[-self.settings.patience :])
+        before, last = values[: -self.settings.patience], values[-self.settings.patience :]
+        return bool(before) and min(before) <= min(last)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -188,7 +199,7 @@ class Training:
             "step": self.step,
             "history": [[r.step, r.epoch, r.metric, r.value] for r in self.history],
         }
-        checkpoints.save(self.checkpoint, tensors, self.optimizer.optimizer, state)
+        checkpoints.save(self.checkpoint, tensors, self.optimizer, state)
 
     def _resume(self) -> bool:
         if not self.checkpoint.exists():
@@ -200,14 +211,18 @@ class Training:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])
         self.best = {n.removeprefix(_BEST): t for n, t in tensors.items() if n.startswith(_BEST)}
-        checkpoints.restore_optimizer(self.optimizer.optimizer, moments)
+        checkpoints.restore_optimizer(self.optimizer, moments)
         self.history = [Record(*row) for row in state["history"]]
         self.step = state["step"]
         return True
 
     def run(self) -> Iterator[Record]:
         """Train to the end or to early stopping; yields every record, those of a resumed part first. Afterwards
-        the adapter holds the best validated weights."""
+        the adapter holds the best validated weights.
+
+        Raises:
+            InputError: training diverged: no validation gave a finite perplexity.
+        """
         if self._resume():
             yield from list(self.history)
         else:
@@ -223,6 +238,11 @@ class Training:
                 yield from self._validate()
             if self.step % self.settings.checkpoint_steps == 0:
                 self._save()
+        if not self.best:
+            raise InputError(
+                f"Training diverged: the validation perplexity was not finite in any of "
+                f"{len(self._validations())} validations. Lower train.lr (it is {self.settings.lr:g})."
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])

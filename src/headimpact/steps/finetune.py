@@ -18,6 +18,7 @@ from headimpact.errors import InputError
 from headimpact.evaluation import batches, draw_questions, evaluate_images, phrase_nll
 from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.progress import track
+from headimpact.selection import Selection
 from headimpact.serving import Limits
 from headimpact.steps import dataset_digest, load_base, read_part
 from headimpact.summary import Summary
@@ -62,8 +63,8 @@ def _log_inputs(config: Config, job: Job, vlm: Vlm) -> None:
 
 
 def _train(config: Config, job: Job, vlm: Vlm) -> Trained:
-    selection = read_json(layout.selection(job.model, job.setup))
-    layers = selection["layers"]
+    selected = read_json(layout.selection(job.model, job.setup))
+    layers = list(Selection.from_dict(selected).layers)
     settings = lora.LoraSettings(**config.lora.model_dump())
     peft_model = lora.attach(vlm, layers, settings, config.seed)
     header = {
@@ -73,7 +74,7 @@ def _train(config: Config, job: Job, vlm: Vlm) -> Trained:
         "base_digest": vlm.digest,
         "dataset": config.dataset,
         "dataset_digest": dataset_digest(config),
-        "table_digest": selection["table_digest"],
+        "table_digest": selected["table_digest"],
         "setup": job.setup,
         "layers": layers,
         "code_version": __version__,

@@ -77,7 +77,7 @@ def _track(model: str, impact: Impact, summary: dict) -> None:
     table = impact.table()
     tracking.set_tags({"table_digest": summary["table_digest"], "base_digest": summary["base_digest"]})
     tracking.log_table("impact", table)
-    best = table.loc[table["hi"].idxmax()]
+    best = table.iloc[int(table["hi"].to_numpy().argmax())]
     tests = summary["kruskal_wallis"]
     tracking.log_metrics(
         {
@@ -94,7 +94,7 @@ def _track(model: str, impact: Impact, summary: dict) -> None:
 
 def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, run_id: str) -> Summary:
     table = impact.table()
-    best = table.loc[table["hi"].idxmax()]
+    best = table.iloc[int(table["hi"].to_numpy().argmax())]
     scores = impact.layer_scores()
     return Summary(
         f"score {model}",
@@ -106,7 +106,7 @@ def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, run_
             ),
             (
                 "its chance level",
-                f"{best['chance']:.3f} (HI is {best['excess_z']:.0f} standard errors above)",
+                f"{best['chance']:.3f} ({best['excess_z']:.1f} standard errors below its HI)",
             ),
             (
                 "layer means",

@@ -10,11 +10,11 @@ from transformers import Idefics3ForConditionalGeneration
 
 from headimpact.packing import Tokens
 from headimpact.tokengrid import TokenGrid
-from headimpact.vlm.base import EncodedImage, Vlm
-from headimpact.vlm.prompts import photo_caption, photo_question
+from headimpact.vlm.base import EncodedImage
+from headimpact.vlm.prompts import PhotoPromptVlm
 
 
-class Idefics3(Vlm):
+class Idefics3(PhotoPromptVlm):
     """``Idefics3ForConditionalGeneration``."""
 
     model_class = Idefics3ForConditionalGeneration
@@ -28,8 +28,6 @@ class Idefics3(Vlm):
         "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}<end_of_utterance>\n{% endfor %}"
         "{% if add_generation_prompt %}Assistant:{% endif %}"
     )
-    caption = staticmethod(photo_caption)
-    question = staticmethod(photo_question)
 
     @property
     def _side(self) -> int:

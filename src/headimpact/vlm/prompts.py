@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 
-from headimpact.vlm.base import OPTION_LABELS, Conversation
+from headimpact.vlm.base import OPTION_LABELS, Conversation, Vlm
 
 _CAPTION_START = "This is a photo of "
 
 
-def photo_caption(phrase: str) -> Conversation:
-    """See ``Vlm.caption``."""
-    start = len(_CAPTION_START)
-    return Conversation("What is this photo?", f"{_CAPTION_START}{phrase}.", (start, start + len(phrase)))
+class PhotoPromptVlm(Vlm):
+    """A family that is asked about a photo and answers in a sentence."""
 
+    def caption(self, phrase: str) -> Conversation:
+        """See ``Vlm.caption``."""
+        start = len(_CAPTION_START)
+        return Conversation("What is this photo?", f"{_CAPTION_START}{phrase}.", (start, start + len(phrase)))
 
-def photo_question(options: Sequence[str], label: str) -> Conversation:
-    """See ``Vlm.question``."""
-    listed = " ".join(f"{name}) {option}" for name, option in zip(OPTION_LABELS, options, strict=False))
-    user = f"What is shown in this photo?\nChoose one of the options:\n{listed}"
-    return Conversation(user, f"{label}.", (0, len(label)))
+    def question(self, options: Sequence[str], label: str) -> Conversation:
+        """See ``Vlm.question``."""
+        listed = " ".join(f"{name}) {option}" for name, option in zip(OPTION_LABELS, options, strict=False))
+        user = f"What is shown in this photo?\nChoose one of the options:\n{listed}"
+        return Conversation(user, f"{label}.", (0, len(label)))

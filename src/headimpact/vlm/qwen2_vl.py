@@ -10,11 +10,11 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from headimpact.packing import Tokens
 from headimpact.tokengrid import TokenGrid
-from headimpact.vlm.base import EncodedImage, Vlm
-from headimpact.vlm.prompts import photo_caption, photo_question
+from headimpact.vlm.base import EncodedImage
+from headimpact.vlm.prompts import PhotoPromptVlm
 
 
-class Qwen2Vl(Vlm):
+class Qwen2Vl(PhotoPromptVlm):
     """``Qwen2VLForConditionalGeneration``."""
 
     model_class = Qwen2VLForConditionalGeneration
@@ -28,8 +28,6 @@ class Qwen2Vl(Vlm):
         "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    caption = staticmethod(photo_caption)
-    question = staticmethod(photo_question)
 
     def encode_image(self, image: Image.Image, **processor_settings: Any) -> EncodedImage:
         """See ``Vlm.encode_image``."""

@@ -1,0 +1,171 @@
+"""The whole lifecycle by the real command lines, on a small dataset and a pretrained tiny base."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from headimpact import coco, lora, vlm
+from headimpact.errors import InputError
+
+MODEL = "tiny-smolvlm"
+PARTS = ("src", "models/bases", "dvc.yaml", "dvc.lock", "MLproject", "conda.yaml", "requirements.txt", ".dvcignore")
+SMALL = {"impact": 12, "train": 24, "val": 8, "test": 16}
+
+
+def run(project: Path, command: str, ok: bool = True) -> str:
+    """Run a command in the project as a person would; gives what it printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") and k != "DVC_STAGE"}
+    environment |= {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": "src",
+        "MLFLOW_EXPERIMENT_NAME": "head-impact",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    done = subprocess.run(
+        command, shell=True, cwd=project, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    output = done.stdout + done.stderr
+    assert (done.returncode == 0) == ok, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
+    """A copy of the project with a small dataset, after ``mlflow run . -e finetune -P setup=top-4``."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source, target = project_root / part, folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    (folder / ".dvc").mkdir()
+    shutil.copy(project_root / ".dvc/config", folder / ".dvc")
+    params = yaml.safe_load((project_root / "params.yaml").read_text())
+    params["scenes"]["sizes"] = SMALL
+    params["train"] |= {"epochs": 2, "checkpoint_steps": 2}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    told = run(folder, "mlflow run . -e finetune -P setup=top-4 --env-manager local")
+    assert "alias top-4" in told
+    return folder
+
+
+@pytest.fixture
+def client(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    monkeypatch.chdir(project)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    yield MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+def test_it_writes_what_it_promises(project: Path) -> None:
+    results = json.loads((project / f"outputs/finetune/{MODEL}/top-4/results.json").read_text())
+    assert len(results["layers"]) == 4
+    assert set(results["metrics"]) == {"perplexity", "accuracy", "ans_prob", "token_nll"}
+    assert set(results["against_original"]) == {"perplexity", "accuracy", "ans_prob"}
+    selection = json.loads((project / f"outputs/selection/{MODEL}/top-4.json").read_text())
+    assert results["layers"] == selection["layers"]
+    table = pd.read_csv(project / f"outputs/impact/{MODEL}/impact.csv")
+    best = table.groupby("layer")["hi"].mean().sort_values(ascending=False, kind="stable").index[:4]
+    assert sorted(best) == selection["layers"]
+    objects = pd.read_parquet(project / f"outputs/finetune/{MODEL}/top-4/objects.parquet")
+    assert objects["correct"].mean() == pytest.approx(results["metrics"]["accuracy"]["value"])
+    assert len(objects) == sum(len(s.objects) for s in coco.read_part(project / "data/scenes", "test"))
+
+
+def test_the_run_carries_everything(project: Path, client: MlflowClient) -> None:
+    version = client.get_model_version_by_alias(f"head-impact-{MODEL}", "top-4")
+    assert version.tags["setup"] == "top-4"
+    assert len(version.tags["layers"].split(",")) == 4
+    assert version.tags["dataset_digest"] == coco.dataset_digest(project / "data/scenes")
+    tracked = client.get_run(str(version.run_id))
+    assert tracked.data.params["setup"] == "top-4"
+    assert tracked.data.params["lora.rank"] == "8"
+    assert {"test/perplexity", "test/accuracy/difference", "parameters/trainable"} <= set(tracked.data.metrics)
+    assert len(client.get_metric_history(str(version.run_id), "train/loss")) > 2
+    names = {
+        file.path
+        for folder in ("", MODEL, "tables", "top-4")
+        for file in client.list_artifacts(tracked.info.run_id, folder)
+    }
+    assert {f"{MODEL}/heatmap.png", f"{MODEL}/layers.png", "tables/table4.json", "tables/table5.json"} <= names
+    score = client.get_run(tracked.data.tags["score_run"])
+    assert score.data.tags["step"] == "score"
+    assert [entry.dataset.name for entry in tracked.inputs.dataset_inputs] != []
+
+
+def test_repro_after_a_direct_run_does_not_redo_it(project: Path) -> None:
+    told = run(project, f"dvc repro finetune@{MODEL}-top-4")
+    assert "Running stage" not in told
+    assert "up to date" in told
+
+
+def test_the_registered_version_answers_as_base_and_adapter_do(project: Path, client: MlflowClient) -> None:
+    served = mlflow.pyfunc.load_model(f"models:/head-impact-{MODEL}@top-4")
+    sample = coco.read_part(project / "data/scenes", "test")[0]
+    image = base64.b64encode(sample.path.read_bytes()).decode()
+    found = served.predict(pd.DataFrame([{"image": image, "prompt": "What is this photo?"}]))
+    base = vlm.load(str(project / "models/bases" / MODEL))
+    lora.load(base, project / f"outputs/finetune/{MODEL}/top-4/adapter")
+    expected = base.generate(sample.image(), "What is this photo?", max_new_tokens=32, do_sample=False)
+    assert found["text"].tolist() == [expected]
+    assert expected.startswith("This is a photo of")
+
+
+def test_an_adapter_is_refused_on_another_base(project: Path) -> None:
+    other = vlm.load(str(project / "models/bases/tiny-qwen2-vl"))
+    with pytest.raises(InputError, match="was trained on"):
+        lora.load(other, project / f"outputs/finetune/{MODEL}/top-4/adapter")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("finetune --setup top-0", "top-0"),
+        ("finetune --setup top-99", "14 layers"),
+        ("finetune --setup topp-4", "Unknown setup 'topp-4'"),
+        ("finetune --model tiny-smolvml", "Did you mean tiny-smolvlm?"),
+        ("finetune --scenes.sizes.train 10", "dvc exp run -S"),
+        ("finetune --train.lr fast", "train.lr"),
+        ("finetune --train.speed 3", "there is no value of this name"),
+    ],
+)
+def test_bad_input_gets_one_message_and_changes_nothing(project: Path, command: str, message: str) -> None:
+    before = sorted(path for path in (project / "outputs").rglob("*") if path.is_file())
+    told = run(project, f"python -m headimpact {command}", ok=False)
+    assert message in told
+    assert "Traceback" not in told
+    assert sorted(path for path in (project / "outputs").rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    "edited",
+    ["data/scenes/annotations/test.json", "data/scenes/images/000001.png", f"outputs/impact/{MODEL}/impact.csv"],
+)
+def test_files_edited_by_hand_are_refused_and_left_alone(project: Path, edited: str) -> None:
+    path = project / edited
+    original = path.read_bytes()
+    # DVC may have linked the file into its cache, which must stay whole.
+    path.unlink()
+    path.write_bytes(original[: len(original) // 2])
+    try:
+        told = run(project, "python -m headimpact finetune --setup bottom-4", ok=False)
+        assert edited in told
+        assert "Traceback" not in told
+        assert path.read_bytes() == original[: len(original) // 2]
+    finally:
+        path.write_bytes(original)

@@ -1,0 +1,220 @@
+"""Adapters: on the right modules, alive, and back on the base they were trained on, alone."""
+
+import json
+
+import pytest
+import torch
+from obvious import native_forward
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
+
+from headimpact import bases, files, lora, vlm
+from headimpact.errors import InputError
+
+SETTINGS = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
+LAYERS = [3, 1]
+PICTURE = Image.new("RGB", (128, 96), (90, 120, 30))
+
+
+def header(base: vlm.Vlm) -> dict:
+    return {"base": "tiny", "source": base.source, "base_digest": base.digest, "layers": LAYERS}
+
+
+def stir(peft_model: PeftModel) -> None:
+    """What training would do: every lora_B moves away from zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in peft_model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+
+
+def logits(base: vlm.Vlm) -> torch.Tensor:
+    encoded = base.encode_image(PICTURE)
+    return native_forward(base, base.tokenize(base.caption("red circle"), encoded.grid), encoded).logits[0]
+
+
+@pytest.fixture(scope="module", params=bases.TINY)
+def folders(request, tmp_path_factory):
+    """A base, one of the same shapes with other weights, an adapter of the first, and what it answers."""
+    root = tmp_path_factory.mktemp(request.param)
+    for name, seed in (("base", 0), ("other", 1)):
+        bases.save(bases.build(request.param, seed), root / name)
+    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    original = logits(base)
+    peft_model = lora.attach(base, LAYERS, SETTINGS, seed=5)
+    stir(peft_model)
+    lora.save(peft_model, root / "adapter", header(base))
+    return root, original, logits(base)
+
+
+def test_an_adapter_comes_back_as_it_was(folders):
+    root, original, adapted = folders
+    assert (adapted - original).abs().max() > 0.01
+    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    peft_model = lora.load(base, root / "adapter")
+    assert torch.equal(logits(base), adapted)
+    assert lora.adapted_modules(peft_model) == sorted(lora.target_modules(base, LAYERS, SETTINGS.targets))
+    with lora.disabled(peft_model):
+        assert torch.equal(logits(base), original)
+    assert torch.equal(logits(base), adapted)
+
+
+def test_peft_alone_loads_it(folders):
+    """The base through transformers and the adapter through PEFT, nothing of this project but the inputs."""
+    root, _, adapted = folders
+    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    encoded = base.encode_image(PICTURE)
+    inputs = base.native_inputs(base.tokenize(base.caption("red circle"), encoded.grid), encoded)
+    plain = type(base.model).from_pretrained(root / "base", dtype=torch.float32, attn_implementation="eager")
+    model = PeftModel.from_pretrained(plain, str(root / "adapter"))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(**inputs).logits[0], adapted, atol=1e-4, rtol=0)
+
+
+def test_another_base_of_the_same_shapes_is_refused_with_both_digests(folders):
+    root, _, _ = folders
+    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    other = vlm.load(str(root / "other"), device="cpu", dtype="float32")
+    assert base.digest != other.digest
+    with pytest.raises(InputError, match=f"{base.digest[:12]}.*not on .*{other.digest[:12]}"):
+        lora.load(other, root / "adapter")
+    assert not lora.adapted_modules(other.model)
+
+
+@pytest.fixture(scope="module")
+def base() -> vlm.Vlm:
+    return bases.build("tiny-smolvlm", 0)
+
+
+@pytest.fixture
+def fresh() -> vlm.Vlm:
+    return bases.build("tiny-smolvlm", 0)
+
+
+def test_the_saved_files_are_the_same_in_every_process_and_place(fresh, tmp_path):
+    """Adapters are compared by their bytes: no set's order, no folder of this machine."""
+    fresh.model.name_or_path = "/somewhere/on/this/machine"
+    fresh.source, fresh.revision = "owner/name", "abc"
+    lora.save(lora.attach(fresh, range(8), SETTINGS, seed=5), tmp_path / "adapter", header(fresh))
+    names = sorted(path.name for path in (tmp_path / "adapter").iterdir())
+    assert names == ["adapter_config.json", "adapter_model.safetensors", "header.json"]
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(lora.target_modules(fresh, range(8), SETTINGS.targets))
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", "abc")
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"], config["bias"]) == (2, 4, 0, "none")
+    assert "this/machine" not in json.dumps(config)
+
+
+def test_the_seed_alone_decides_the_first_weights(tmp_path):
+    digests = []
+    for name, seed, noise in (("one", 5, 1), ("two", 5, 2), ("three", 6, 1)):
+        base = bases.build("tiny-smolvlm", 0)
+        torch.manual_seed(noise)
+        state = torch.random.get_rng_state()
+        lora.save(lora.attach(base, LAYERS, SETTINGS, seed), tmp_path / name, {})
+        assert torch.equal(torch.random.get_rng_state(), state)
+        digests.append(files.digest_folder(tmp_path / name))
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("missing", ["header.json", "adapter_config.json", "adapter_model.safetensors"])
+def test_a_folder_that_is_no_adapter_is_refused(fresh, tmp_path, missing):
+    lora.save(lora.attach(fresh, LAYERS, SETTINGS, seed=5), tmp_path / "adapter", header(fresh))
+    (tmp_path / "adapter" / missing).unlink()
+    with pytest.raises(InputError, match=f"adapter is no adapter: it lacks {missing}"):
+        lora.load(bases.build("tiny-smolvlm", 0), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("damaged", ["header.json", "adapter_config.json", "adapter_model.safetensors"])
+def test_a_damaged_adapter_is_refused(fresh, tmp_path, damaged):
+    lora.save(lora.attach(fresh, LAYERS, SETTINGS, seed=5), tmp_path / "adapter", header(fresh))
+    path = tmp_path / "adapter" / damaged
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"adapter in .* is damaged|header.json is not valid JSON"):
+        lora.load(bases.build("tiny-smolvlm", 0), tmp_path / "adapter")
+
+
+def test_target_modules_are_full_names_layer_by_layer(base):
+    assert lora.target_modules(base, [2, 0], ["q_proj", "v_proj"]) == [
+        "model.text_model.layers.0.self_attn.q_proj",
+        "model.text_model.layers.0.self_attn.v_proj",
+        "model.text_model.layers.2.self_attn.q_proj",
+        "model.text_model.layers.2.self_attn.v_proj",
+    ]
+
+
+def test_parameters(base, fresh):
+    """A projection of 96 x 96 at rank 2 has 2 * (96 + 96) adapter parameters; two layers have six of them."""
+    before = sum(parameter.numel() for parameter in base.model.parameters())
+    counts = lora.count_parameters(lora.attach(fresh, LAYERS, SETTINGS, seed=0))
+    assert counts == lora.Parameters(before + 6 * 2 * (96 + 96), 6 * 2 * (96 + 96))
+    assert lora.Parameters(total=4000, trainable=10).percent == 0.25
+
+
+def test_adapter_weights_are_float32_on_a_base_of_half_precision(fresh):
+    fresh.model.to(torch.bfloat16)
+    peft_model = lora.attach(fresh, LAYERS, SETTINGS, seed=0)
+    trained = {p.dtype for p in peft_model.parameters() if p.requires_grad}
+    assert trained == {torch.float32}
+    assert {p.dtype for p in peft_model.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+def test_a_layer_that_does_not_exist_is_refused(fresh):
+    with pytest.raises((lora.DeadAdapterError, ValueError), match="not found|missing"):
+        lora.attach(fresh, [99], SETTINGS, seed=0)
+
+
+# ---- liveness
+
+
+@pytest.fixture
+def adapted(fresh) -> tuple[PeftModel, list[str]]:
+    peft_model = lora.attach(fresh, LAYERS, SETTINGS, seed=0)
+    return peft_model, lora.target_modules(fresh, LAYERS, SETTINGS.targets)
+
+
+def test_a_trained_adapter_is_alive(adapted):
+    peft_model, names = adapted
+    stir(peft_model)
+    lora.check_liveness(peft_model, names, changed_logits=1e-3)
+
+
+def test_an_adapter_that_was_never_trained_is_refused(adapted):
+    with pytest.raises(lora.DeadAdapterError, match=r"^6 lora_B matrices .*layers\.1\.self_attn\.q_proj\.lora_B"):
+        lora.check_liveness(*adapted, changed_logits=1.0)
+
+
+def test_a_single_matrix_that_never_moved_is_named(adapted):
+    peft_model, names = adapted
+    stir(peft_model)
+    still = next(w for n, w in peft_model.named_parameters() if "layers.3.self_attn.v_proj.lora_B" in n)
+    torch.nn.init.zeros_(still)
+    with pytest.raises(lora.DeadAdapterError, match=r"^1 lora_B .*layers\.3\.self_attn\.v_proj\.lora_B"):
+        lora.check_liveness(peft_model, names, changed_logits=1.0)
+
+
+@pytest.mark.parametrize("change", [0.0, float("nan")])
+def test_logits_that_do_not_change_are_refused(adapted, change):
+    peft_model, names = adapted
+    stir(peft_model)
+    with pytest.raises(lora.DeadAdapterError, match="does not change the logits"):
+        lora.check_liveness(peft_model, names, changed_logits=change)
+
+
+def test_other_modules_than_meant_are_refused_by_name(fresh):
+    """PEFT's own way to choose layers adapts the vision tower, too."""
+    config = LoraConfig(r=2, target_modules=list(SETTINGS.targets), layers_to_transform=LAYERS)
+    peft_model = get_peft_model(fresh.model, config)
+    stir(peft_model)
+    names = lora.target_modules(fresh, LAYERS, SETTINGS.targets)
+    with pytest.raises(lora.DeadAdapterError, match=r"extra \['model\.vision_model.*missing \[\]"):
+        lora.check_liveness(peft_model, names, changed_logits=1.0)
+
+
+def test_missing_modules_are_refused_by_name(adapted):
+    peft_model, names = adapted
+    stir(peft_model)
+    more = [*names, "model.text_model.layers.5.self_attn.q_proj"]
+    with pytest.raises(lora.DeadAdapterError, match=r"extra \[\], missing \['model.text_model.layers.5"):
+        lora.check_liveness(peft_model, more, changed_logits=1.0)
