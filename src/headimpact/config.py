@@ -83,6 +83,9 @@ class Pretrain(Section):
     language_steps: int = Field(ge=0, description="steps of the phase that learns language from scenes in words")
     vision_steps: int = Field(ge=0, description="steps of the phase that learns what each visual token shows")
     joint_steps: int = Field(ge=0, description="steps of the phase that learns all together")
+    contrast_step: int = Field(
+        ge=0, description="step of the third phase from which options differ from the truth in a single word"
+    )
     language_lr: float = Field(gt=0, le=1, description="peak learning rate of the language phase")
     vision_lr: float = Field(gt=0, le=1, description="peak learning rate of the vision phase")
     joint_lr: float = Field(gt=0, le=1, description="peak learning rate of the joint phase")

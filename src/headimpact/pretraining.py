@@ -3,7 +3,8 @@
 1. ``language``: the decoder learns to describe and to choose, reading an *oracle* in the place of the visual tokens:
    learned embeddings of what each visual token shows. No vision tower runs.
 2. ``vision``: the vision tower learns to emit what the decoder has learned to read.
-3. ``joint``: everything together on real pixels.
+3. ``joint``: everything together on real pixels; from ``contrast_step`` on, most questions have options that differ
+   from the truth in a single word, so that every attribute has to be seen.
 
 Every random draw derives from (seed, phase, step), so that a run that is killed and resumed ends with the same bytes.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headimpact import checkpoints, likelihood, packing, scenes
@@ -29,6 +30,7 @@ POOL_START = 10_000_000
 HELD_OUT_START = 20_000_000
 RICH_CAPTION_SHARE = 0.1
 RICH_QUESTION_SHARE = 0.5
+CONTRAST_SHARE = 0.6
 SEEN_THRESHOLD = 0.35
 
 
@@ -45,6 +47,7 @@ class Recipe:
     language_steps: int
     vision_steps: int
     joint_steps: int
+    contrast_step: int
     language_lr: float
     vision_lr: float
     joint_lr: float
@@ -93,10 +96,22 @@ class Oracle(nn.Module):
         """Squared distance to the oracle's embeddings, and cross-entropy of reading colour, shape and texture."""
         found = torch.cat(list(features))
         loss = nn.functional.mse_loss(found, torch.cat([self.embed(scene) for scene in seen]).detach())
+        return loss + self.reading_loss(found, seen, torch.ones(len(found), dtype=torch.bool))
+
+    def reading_loss(
+        self, found: Float[Tensor, "tokens width"], seen: Sequence[SeenScene], where: Bool[Tensor, "tokens"]
+    ) -> Tensor:
+        """Cross-entropy of reading colour, shape and texture from some of the visual tokens of all scenes."""
+        loss = torch.zeros(())
         for name, reader in self.readers.items():
             truth = torch.cat([getattr(scene, name) for scene in seen])
-            loss = loss + nn.functional.cross_entropy(reader(found), truth)
+            loss = loss + nn.functional.cross_entropy(reader(found[where]), truth[where])
         return loss
+
+    def object_loss(self, features: Sequence[Tensor], seen: Sequence[SeenScene]) -> Tensor:
+        """``reading_loss`` of the visual tokens on an object alone: most tokens show the background."""
+        on_object = torch.cat([scene.colour for scene in seen]) < len(scenes.COLOURS)
+        return self.reading_loss(torch.cat(list(features)), seen, on_object)
 
     def accuracy(self, features: Sequence[Tensor], seen: Sequence[SeenScene]) -> dict[str, float]:
         """Share of visual tokens on an object whose colour, shape and texture are read right."""
@@ -166,14 +181,38 @@ def draw_question(rng: np.random.Generator, things: Sequence[scenes.Thing], rich
     return options, label
 
 
-def converse(vlm: Vlm, scene: SeenScene, rng: np.random.Generator, questions: int) -> tuple[list[Tokens], list[Tokens]]:
+def draw_contrast(rng: np.random.Generator, things: Sequence[scenes.Thing], rich: bool) -> tuple[list[str], int]:
+    """Four options about a scene, one true, and the index of the true one. Each other option differs from the true
+    one in a single word, and is true of no thing in the scene."""
+    true_here = {thing.rich if rich else thing.plain for thing in things}
+    true = things[int(rng.integers(len(things)))]
+    words = (true.rich if rich else true.plain).split()
+    groups = (scenes.TEXTURES, scenes.COLOURS, scenes.SHAPES, scenes.VERTICALS, scenes.HORIZONTALS)
+    options: list[str] = []
+    while len(options) < 3:
+        changed = list(words)
+        place = int(rng.integers(0 if rich else 1, len(words)))
+        group = next(group for group in groups if words[place] in group)
+        changed[place] = str(rng.choice(group))
+        option = " ".join(changed)
+        if option not in true_here and option not in options:
+            options.append(option)
+    label = int(rng.integers(4))
+    options.insert(label, " ".join(words))
+    return options, label
+
+
+def converse(
+    vlm: Vlm, scene: SeenScene, rng: np.random.Generator, questions: int, contrast_share: float
+) -> tuple[list[Tokens], list[Tokens]]:
     """Captions of every thing, and some questions, about one scene."""
     grid = scene.encoded.grid
     captions = [
         vlm.tokenize(vlm.caption(thing.rich if rng.random() < RICH_CAPTION_SHARE else thing.plain), grid)
         for thing in scene.things
     ]
-    asked = [draw_question(rng, scene.things, rng.random() < RICH_QUESTION_SHARE) for _ in range(questions)]
+    draws = [draw_contrast if rng.random() < contrast_share else draw_question for _ in range(questions)]
+    asked = [draw(rng, scene.things, rng.random() < RICH_QUESTION_SHARE) for draw in draws]
     return captions, [vlm.tokenize(vlm.question(options, OPTION_LABELS[label]), grid) for options, label in asked]
 
 
@@ -251,11 +290,14 @@ class Pretraining:
             seen, _ = self._batch(phase, step, self.recipe.vision_batch_images)
             return self.oracle.loss(self.vlm.image_features([scene.encoded for scene in seen]), seen)
         seen, rng = self._batch(phase, step, self.recipe.batch_images)
-        talks = [converse(self.vlm, scene, rng, self.recipe.questions) for scene in seen]
+        contrast = phase == "joint" and step >= self.recipe.contrast_step
+        share = CONTRAST_SHARE if contrast else 0.0
+        talks = [converse(self.vlm, scene, rng, self.recipe.questions, share) for scene in seen]
         if phase == "language":
             return conversation_loss(self.vlm, talks, [self.oracle.embed(scene) for scene in seen])
         features = self.vlm.image_features([scene.encoded for scene in seen])
-        return conversation_loss(self.vlm, talks, features) + 0.3 * self.oracle.loss(features, seen)
+        read = self.oracle.object_loss if contrast else self.oracle.loss
+        return conversation_loss(self.vlm, talks, features) + 0.3 * read(features, seen)
 
     def measure(self, phase: str) -> dict[str, float]:
         """Held-out figures of a phase."""

@@ -1,0 +1,101 @@
+"""Do the tiny bases mean something? Accuracy, perplexity with and without the image, and the best head.
+
+    PYTHONPATH=src python benchmarks/meaning.py [--images 200]
+
+On the test part of the dataset (make it first: ``python -m headimpact data``). Without the image: the same model on
+a grey image of the same size. The best head is scored on as many images of the impact part (its HI on the whole part
+stands in ``outputs/impact/``).
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from headimpact import bases, config, layout, metrics, vlm
+from headimpact.coco import Sample, read_part
+from headimpact.evaluation import batches, draw_questions, evaluate_images, phrase_nll
+from headimpact.scoring import Scorer
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a base makes of the dataset."""
+
+    accuracy: metrics.Estimate
+    perplexity: metrics.Estimate
+    blank_perplexity: metrics.Estimate
+    best_head: pd.Series
+
+
+def blank(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """The same samples with grey images."""
+    found = []
+    for sample in samples:
+        path = folder / f"{sample.id}.png"
+        Image.new("RGB", (sample.width, sample.height), (128, 128, 128)).save(path)
+        found.append(replace(sample, path=path))
+    return found
+
+
+def perplexity(base: vlm.Vlm, samples: Sequence[Sample]) -> metrics.Estimate:
+    """Perplexity of the phrases (eq. 3)."""
+    rows = [row for group in batches(samples, BATCH) for row in phrase_nll(base, group)]
+    return metrics.perplexity(np.array([row[2] for row in rows]), np.array([row[0].id for row in rows]))
+
+
+def measure(base: vlm.Vlm, data: Path, images: int, settings: config.Config) -> Meaning:
+    """Evaluate on the first ``images`` test images, score on as many impact images."""
+    test = [sample for sample in read_part(data, "test") if sample.objects]
+    questions = draw_questions(test, settings.seed)
+    test = test[:images]
+    results = [result for group in batches(test, BATCH) for result in evaluate_images(base, group, questions)]
+    correct = np.array([result.correct for result in results])
+    clusters = np.array([result.image_id for result in results])
+    with tempfile.TemporaryDirectory() as folder:
+        without = perplexity(base, blank(test, Path(folder)))
+    impact = [sample for sample in read_part(data, "impact") if sample.objects][:images]
+    scorer = Scorer(base, impact, settings.impact.mask_threshold, settings.impact.chance_draws, settings.seed)
+    for group in batches(impact, BATCH):
+        scorer.score(group)
+    table = scorer.accumulator.result().table()
+    best = table.iloc[int(table["hi"].to_numpy().argmax())]
+    return Meaning(metrics.clustered_mean(correct, clusters), perplexity(base, test), without, best)
+
+
+def main() -> None:
+    """Print one row a base."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=200, help="images of each part")
+    images = parser.parse_args().images
+    settings = config.load(layout.PARAMS)
+    table = Table()
+    for name in ("base", "accuracy", "perplexity", "without image", "best head", "HI", "chance", "standard errors"):
+        table.add_column(name, justify="left" if name == "base" else "right")
+    for name in bases.TINY:
+        found = measure(vlm.load(str(layout.base(name))), layout.dataset(settings.dataset), images, settings)
+        best = found.best_head
+        table.add_row(
+            name,
+            f"{found.accuracy.value:.3f} ± {found.accuracy.se:.3f}",
+            f"{found.perplexity.value:.2f} ± {found.perplexity.se:.2f}",
+            f"{found.blank_perplexity.value:.2f} ± {found.blank_perplexity.se:.2f}",
+            f"{best['layer']:.0f}.{best['head']:.0f}",
+            f"{best['hi']:.3f}",
+            f"{best['chance']:.3f}",
+            f"{best['excess_z']:.1f}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The committed tiny bases mean something: they see the image, and some head looks at the object."""
+
+from pathlib import Path
+
+import pytest
+from meaning import measure
+
+from headimpact import bases, config, layout, scenes, vlm
+
+IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, settings: config.Config) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_dataset(folder, {"impact": IMAGES, "train": 1, "val": 1, "test": IMAGES}, settings.seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(project_root: Path) -> config.Config:
+    return config.load(project_root / layout.PARAMS)
+
+
+@pytest.mark.parametrize("name", bases.TINY)
+def test_a_base_sees_the_image_and_a_head_looks_at_the_object(
+    project_root: Path, data: Path, settings: config.Config, name: str
+) -> None:
+    found = measure(vlm.load(str(project_root / layout.base(name))), data, IMAGES, settings)
+    assert found.accuracy.value >= 0.80
+    assert found.perplexity.value < found.blank_perplexity.value / 2
+    assert found.best_head["excess"] > 0.10
+    assert found.best_head["excess_z"] > 5
+
+
+@pytest.mark.parametrize("name", bases.TINY)
+def test_a_base_is_small_and_deep_enough(project_root: Path, name: str) -> None:
+    folder = project_root / layout.base(name)
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 8_000_000
+    base = vlm.load(str(folder))
+    assert base.layers >= 12
+    assert (folder / "recipe.json").is_file()
+    assert (folder / "learning_curve.csv").is_file()
+
+
+@pytest.mark.parametrize("name", bases.TINY)
+def test_every_word_of_the_scenes_is_one_token(name: str) -> None:
+    tokenizer = bases.build(name, 0).tokenizer
+    for group in (scenes.TEXTURES, scenes.COLOURS, scenes.SHAPES, scenes.VERTICALS, scenes.HORIZONTALS):
+        for word in group:
+            assert len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1
+            assert tokenizer.decode(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == f" {word}"

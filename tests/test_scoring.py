@@ -1,0 +1,229 @@
+"""Scoring against the obvious way: eager attention maps of one conversation at a time, loops over heads."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import obvious
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from headimpact import bases, coco, evaluation, scenes
+from headimpact.coco import Sample
+from headimpact.errors import InputError
+from headimpact.scoring import Scorer, Skipped
+from headimpact.vlm import Vlm
+
+THRESHOLD, DRAWS, SEED = 0.5, 3, 11
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_dataset(folder, {"impact": 4, "train": 1, "val": 1, "test": 1}, seed=0)
+    return coco.read_part(folder, "impact")
+
+
+@pytest.fixture(scope="module", params=bases.TINY)
+def vlm(request) -> Vlm:
+    return bases.build(request.param, 3)
+
+
+@pytest.fixture(scope="module")
+def smolvlm() -> Vlm:
+    return bases.build("tiny-smolvlm", 3)
+
+
+def scored(vlm: Vlm, samples: list[Sample], size: int, everything: list[Sample] | None = None, seed=SEED):
+    scorer = Scorer(vlm, everything or samples, THRESHOLD, DRAWS, seed)
+    for group in evaluation.batches(samples, size):
+        scorer.score(group)
+    return scorer
+
+
+def naive_mask(vlm: Vlm, pixels: np.ndarray) -> np.ndarray:
+    covered = vlm.coverages([pixels])[0].numpy()
+    mask = covered >= THRESHOLD
+    if not mask.any():
+        mask[covered.argmax()] = covered.max() > 0
+    return mask
+
+
+def naive_iou(row: np.ndarray, mask: np.ndarray) -> float:
+    bits = row > row.mean()
+    return (bits & mask).sum() / (bits | mask).sum()
+
+
+def naive_chance(row: np.ndarray, masks: list[np.ndarray]) -> float:
+    return float(np.mean([naive_iou(row, mask) for mask in masks]))
+
+
+def naive_scores(vlm: Vlm, samples: list[Sample]) -> pd.DataFrame:
+    """Every object, layer and head by itself."""
+    rows = []
+    for sample in samples:
+        encoded = vlm.encode_image(sample.image())
+        others = [obj for other in samples if other.id != sample.id for obj in other.objects]
+        for obj in sample.objects:
+            tokens = vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
+            maps = obvious.attention_maps(vlm, tokens, encoded)
+            mask = naive_mask(vlm, obj.mask())
+            drawn = np.random.default_rng([SEED, obj.id]).integers(len(others), size=DRAWS)
+            foreign = []
+            for index in drawn:
+                picture = Image.fromarray(others[index].mask().astype(np.uint8))
+                stretched = picture.resize((sample.width, sample.height), Image.Resampling.NEAREST)
+                foreign.append(naive_mask(vlm, np.asarray(stretched).astype(bool)))
+            for layer in range(vlm.layers):
+                for head in range(vlm.heads):
+                    row = maps[layer, head, tokens.target][:, tokens.visual].mean(0).numpy()
+                    rows.append(
+                        {
+                            "image_id": sample.id,
+                            "object_id": obj.id,
+                            "layer": layer,
+                            "head": head,
+                            "iou": naive_iou(row, mask),
+                            "chance": naive_chance(row, foreign),
+                            "auroc": stats.mannwhitneyu(row[mask], row[~mask]).statistic / (mask.sum() * (~mask).sum()),
+                            "mass": row[mask].sum() / row.sum() / mask.mean(),
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def test_scores_equal_the_obvious_way(vlm, samples):
+    chosen = samples[:3]
+    found = scored(vlm, chosen, 2).accumulator.result().objects_frame()
+    expected = naive_scores(vlm, chosen)
+    keys = ["image_id", "object_id", "layer", "head"]
+    assert (found[keys].to_numpy() == expected[keys].to_numpy()).all()
+    heads = found.groupby(["layer", "head"])[["iou", "chance", "auroc", "mass"]].mean()
+    wanted = expected.groupby(["layer", "head"])[["iou", "chance", "auroc", "mass"]].mean()
+    assert len(heads) == vlm.layers * vlm.heads
+    # A tie at the threshold may flip a token; what does not depend on it is tight.
+    np.testing.assert_allclose(heads["iou"], wanted["iou"], atol=0.02)
+    np.testing.assert_allclose(heads["chance"], wanted["chance"], atol=0.02)
+    np.testing.assert_allclose(heads["auroc"], wanted["auroc"], atol=1e-3)
+    np.testing.assert_allclose(heads["mass"], wanted["mass"], atol=1e-3)
+    assert found["iou"].std() > 0.01
+
+
+def test_batches_of_other_sizes_and_orders_give_the_same(vlm, samples):
+    """Also the chance level: its draws depend on the object's id, not on when it comes."""
+    together = scored(vlm, samples, 4).accumulator.result().objects_frame()
+    apart = scored(vlm, samples[::-1], 1, everything=samples).accumulator.result().objects_frame()
+    order = ["object_id", "layer", "head"]
+    apart, together = (frame.sort_values(order, ignore_index=True) for frame in (apart, together))
+    assert (apart[order].to_numpy() == together[order].to_numpy()).all()
+    for name in ("auroc", "mass"):
+        np.testing.assert_allclose(apart[name], together[name], atol=1e-3)
+    for name in ("iou", "chance"):
+        grouped = [frame.groupby(["layer", "head"])[name].mean() for frame in (apart, together)]
+        np.testing.assert_allclose(*grouped, atol=0.02)
+
+
+# ---- the chance level
+
+
+def halves(rows: slice, cols: slice, size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size[::-1], dtype=bool)
+    mask[rows, cols] = True
+    return mask
+
+
+def test_chance_masks_come_from_other_images_alone(smolvlm):
+    """Image 1 is marked above, image 2, of another size, on the left: each gets nothing but the other's, stretched."""
+    left = [coco.key_object(i, "x", halves(slice(None), slice(0, 80), (160, 120)), 1.0) for i in (20, 21)]
+    top = [coco.key_object(i, "x", halves(slice(0, 64), slice(None), (96, 128)), 1.0) for i in (10, 11)]
+    one = Sample(1, Path("none"), 96, 128, tuple(top))
+    two = Sample(2, Path("none"), 160, 120, tuple(left))
+    scorer = Scorer(smolvlm, [one, two], THRESHOLD, 20, SEED)
+    stretched_left = naive_mask(smolvlm, halves(slice(None), slice(0, 48), (96, 128)))
+    stretched_top = naive_mask(smolvlm, halves(slice(0, 60), slice(None), (160, 120)))
+    for sample, expected in ((one, stretched_left), (two, stretched_top)):
+        for obj in sample.objects:
+            drawn = scorer._foreign(sample, obj)
+            assert drawn.shape == (20, len(expected))
+            assert (drawn.numpy() == expected).all()
+
+
+def test_chance_draws_are_seeded_by_the_object(smolvlm, samples):
+    first, second = samples[0], samples[0].objects
+    assert len(second) >= 2
+    scorer = Scorer(smolvlm, samples, THRESHOLD, 8, SEED)
+    drawn = scorer._foreign(first, second[0])
+    assert torch.equal(Scorer(smolvlm, samples, THRESHOLD, 8, SEED)._foreign(first, second[0]), drawn)
+    assert not torch.equal(scorer._foreign(first, second[1]), drawn)
+    assert not torch.equal(Scorer(smolvlm, samples, THRESHOLD, 8, SEED + 1)._foreign(first, second[0]), drawn)
+
+
+def test_one_image_has_no_chance_level(smolvlm, samples):
+    nothing = dataclasses.replace(samples[1], objects=())
+    with pytest.raises(InputError, match="needs two images with objects"):
+        Scorer(smolvlm, [samples[0], nothing], THRESHOLD, DRAWS, SEED)
+
+
+# ---- skipped objects
+
+
+def dot(size: int, row: int, col: int) -> np.ndarray:
+    mask = np.zeros((size, size), dtype=bool)
+    mask[row, col] = True
+    return mask
+
+
+@pytest.fixture
+def unseen(tmp_path) -> Sample:
+    """An image cut into four crops of 66 pixels, of which 64 are seen, with objects of a pixel each."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (132, 132, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    masks = {
+        1: dot(132, 131, 131),  # the last pixel: beyond every crop's and the whole image's patches
+        2: dot(132, 40, 40),
+        3: np.zeros((132, 132), dtype=bool),
+    }
+    objects = tuple(coco.key_object(i, f"red circle {i}", mask, 1.0) for i, mask in masks.items())
+    return Sample(900, tmp_path / "a.png", 132, 132, objects)
+
+
+def test_objects_that_no_token_sees_are_counted_with_the_reason(smolvlm, samples, unseen):
+    scorer = scored(smolvlm, [samples[0], unseen], 2)
+    reason = "no visual token sees the object"
+    assert scorer.skipped == [Skipped(900, 1, reason), Skipped(900, 3, reason)]
+    impact = scorer.accumulator.result()
+    assert impact.object_ids.tolist() == [obj.id for obj in samples[0].objects] + [2]
+    assert np.isfinite(impact.iou).all()
+
+
+def test_a_dot_that_is_seen_gets_its_best_covered_token(smolvlm, unseen):
+    mask = naive_mask(smolvlm, unseen.objects[1].mask())
+    assert mask.sum() == 1
+
+
+def test_an_image_of_nothing_but_skipped_objects_costs_no_forward(smolvlm, samples, unseen, monkeypatch):
+    lost = dataclasses.replace(unseen, objects=(unseen.objects[0], unseen.objects[2]))
+    scorer = Scorer(smolvlm, [*samples, lost], THRESHOLD, DRAWS, SEED)
+    monkeypatch.setattr(smolvlm, "hidden_states", None)
+    scorer.score([lost])
+    assert len(scorer.skipped) == 2
+    with pytest.raises(InputError, match="No object was scored"):
+        scorer.accumulator.result()
+
+
+def test_a_phrase_without_tokens_is_skipped(smolvlm, samples, monkeypatch):
+    """No tokenizer here drops a phrase, but one that strips could."""
+    victim = samples[0].objects[0]
+    real = smolvlm.tokenize
+
+    def tokenize(conversation, grid):
+        tokens = real(conversation, grid)
+        stripped = victim.phrase in conversation.answer
+        return dataclasses.replace(tokens, target=tokens.target[:0]) if stripped else tokens
+
+    monkeypatch.setattr(smolvlm, "tokenize", tokenize)
+    scorer = scored(smolvlm, samples[:2], 2)
+    assert scorer.skipped == [Skipped(samples[0].id, victim.id, "the phrase has no token")]
+    assert victim.id not in scorer.accumulator.result().object_ids

@@ -1,0 +1,458 @@
+"""Training: what is killed goes on to the same bytes, what is trained is what was meant, and the best is kept."""
+
+import collections
+import dataclasses
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import obvious
+import pytest
+import torch
+
+from headimpact import bases, checkpoints, coco, files, lora, scenes, training
+from headimpact.coco import Sample
+from headimpact.errors import InputError
+from headimpact.training import Record, Training, TrainSettings, caption_loss, epoch_order, validation_perplexity
+from headimpact.vlm import Vlm
+
+LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
+LAYERS = [1, 6, 12]
+SETTINGS = TrainSettings(
+    lr=1e-2,
+    epochs=3,
+    batch_images=2,
+    accumulation=1,
+    warmup_share=0.2,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    evals_per_epoch=1,
+    patience=9,
+    checkpoint_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_dataset(folder, {"impact": 1, "train": 4, "val": 2, "test": 1}, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(folder) -> tuple[list[Sample], list[Sample]]:
+    """Four images to train on, with 2 to 4 objects each, and two to validate on."""
+    return coco.read_part(folder, "train"), coco.read_part(folder, "val")
+
+
+def prepare(parts, checkpoint: Path, name="tiny-smolvlm", fingerprint="same", **changes) -> Training:
+    """A run on a base of its own, as a new process would prepare it."""
+    vlm = bases.build(name, 3)
+    peft_model = lora.attach(vlm, LAYERS, LORA, seed=0)
+    settings = dataclasses.replace(SETTINGS, **changes)
+    run = Training(vlm, peft_model, *parts, settings, 0, checkpoint, fingerprint)
+    run.peft_model = peft_model  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.fixture
+def start(parts, tmp_path) -> Callable[..., Training]:
+    """Prepare a run whose checkpoint lies in the test's own folder."""
+    return lambda **changes: prepare(parts, tmp_path / "state", **changes)
+
+
+def adapter_digest(run: Training, folder: Path) -> str:
+    """Digest of the adapter's files."""
+    lora.save(run.peft_model, folder / "adapter", {})  # type: ignore[attr-defined]
+    return files.digest_folder(folder / "adapter")
+
+
+def weights(run: Training) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in run.parameters.items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def values(records: list[Record], metric: str) -> list[float]:
+    return [record.value for record in records if record.metric == metric]
+
+
+def kill_after(run: Training, records: int) -> None:
+    """Abandon a run once it has told so much; what it did after that is lost, as with kill -9."""
+    collections.deque(itertools.islice(run.run(), records), maxlen=0)
+
+
+# ---- kill and resume
+
+
+@dataclasses.dataclass
+class Finished:
+    """A run that nobody disturbed."""
+
+    history: list[Record]
+    digest: str
+
+
+@pytest.fixture(scope="module")
+def undisturbed(parts, tmp_path_factory) -> Finished:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = prepare(parts, folder / "state")
+    history = list(run.run())
+    assert [r.metric for r in history if r.step == 2] == ["train/loss", "train/lr", "val/perplexity"]
+    assert [r.step for r in history if r.metric == "val/perplexity"] == [0, 2, 4, 6]
+    return Finished(history, adapter_digest(run, folder))
+
+
+# Two steps an epoch and a validation after each: 1 record at the start, then 5 records an epoch. The state is
+# written when the record after it is asked for.
+@pytest.mark.parametrize(
+    ("checkpoint_steps", "killed_after", "steps_left"),
+    [
+        (2, [1], 6),  # nothing but the first validation
+        (2, [6], 6),  # in front of the first checkpoint
+        (2, [7], 4),  # right after the first one
+        (3, [11], 3),  # one that lies between two validations
+        (2, [16], 2),  # everything trained, the best weights not yet put back
+        (2, [17], 0),  # the end
+        (1, [4, 8, 12], 2),  # again and again
+        (100, [16], 6),  # there never was one
+    ],
+)
+def test_a_killed_run_ends_with_the_same_bytes(
+    start, undisturbed, tmp_path, monkeypatch, checkpoint_steps, killed_after, steps_left
+):
+    for records in killed_after:
+        kill_after(start(checkpoint_steps=checkpoint_steps), records)
+    run = start(checkpoint_steps=checkpoint_steps)
+    steps = count_calls(monkeypatch, run, "_optimize")
+    assert list(run.run()) == undisturbed.history
+    assert len(steps) == steps_left
+    assert adapter_digest(run, tmp_path) == undisturbed.digest
+
+
+def count_calls(monkeypatch, thing, name: str) -> list[tuple]:
+    """The arguments of every call of a method from now on."""
+    calls, real = [], getattr(thing, name)
+    monkeypatch.setattr(thing, name, lambda *args: calls.append(args) or real(*args))
+    return calls
+
+
+CHILD = """
+import dataclasses, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from headimpact import coco
+from test_training import prepare
+folder = Path({folder!r})
+parts = coco.read_part(folder, "train"), coco.read_part(folder, "val")
+for record in prepare(parts, Path({state!r})).run():
+    print(record.step, record.metric, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_process_that_is_killed_is_continued(folder, parts, undisturbed, project_root, tmp_path):
+    """kill -9 in the midst of a step, after the first checkpoint."""
+    state = tmp_path / "state"
+    script = CHILD.format(tests=str(project_root / "tests"), folder=str(folder), state=str(state))
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(project_root / "src")},
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    told = []
+    while "3 train/lr" not in told:
+        line = child.stdout.readline().strip()
+        assert line, "the process ended by itself"
+        told.append(line)
+        child.stdin.write("\n")  # go on ...
+        child.stdin.flush()
+    child.send_signal(signal.SIGKILL)  # ... but not far
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    assert checkpoints.load(state)[2]["step"] == 2
+
+    run = prepare(parts, state)
+    assert list(run.run()) == undisturbed.history
+    assert adapter_digest(run, tmp_path) == undisturbed.digest
+
+
+def test_a_checkpoint_of_something_else_is_not_continued(start, undisturbed, tmp_path):
+    kill_after(start(fingerprint="other", lr=1.0), 13)
+    assert checkpoints.load(tmp_path / "state")[2]["step"] == 4
+    run = start()
+    assert list(run.run()) == undisturbed.history
+    assert adapter_digest(run, tmp_path) == undisturbed.digest
+
+
+def test_a_damaged_checkpoint_is_refused(start, tmp_path):
+    (tmp_path / "state").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="delete it to start over"):
+        next(start().run())
+
+
+# ---- the order of the samples
+
+
+def shells(*ids: int) -> list[Sample]:
+    return [Sample(i, Path("none"), 8, 8, ()) for i in ids]
+
+
+def test_the_order_depends_on_seed_epoch_and_sample_alone():
+    samples = shells(*range(1, 21))
+    order = [sample.id for sample in epoch_order(samples, 0, 0)]
+    assert sorted(order) == list(range(1, 21))
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert [s.id for s in epoch_order(samples[::-1], 0, 0)] == order
+    assert [s.id for s in epoch_order(samples, 0, 1)] != order
+    assert [s.id for s in epoch_order(samples, 1, 0)] != order
+    # A sample more or less moves no other one.
+    assert [s.id for s in epoch_order(samples[:15], 0, 0)] == [i for i in order if i <= 15]
+
+
+def test_every_epoch_shows_every_image_once(start, parts):
+    run = start(batch_images=3, accumulation=2, epochs=2)
+    run.train = shells(*range(1, 15))
+    assert (run.steps_per_epoch, run.total_steps) == (3, 6)
+    for epoch in range(2):
+        steps = [run._micro_batches(3 * epoch + within) for within in range(3)]
+        assert [[len(group) for group in step] for step in steps] == [[3, 3], [3, 3], [2]]
+        shown = [sample.id for step in steps for group in step for sample in group]
+        assert shown == [sample.id for sample in epoch_order(run.train, 0, epoch)]
+
+
+# ---- one step
+
+
+def test_the_learning_rate_by_hand(start):
+    """Ten steps, two of them warm-up, then half a cosine over the other eight."""
+    run = start(epochs=5, lr=0.4)
+    assert run.total_steps == 10
+    rates = [run.learning_rate(step) for step in range(10)]
+    assert rates[:3] == pytest.approx([0.2, 0.4, 0.4])
+    assert rates[4] == pytest.approx(0.4 * (2 + math.sqrt(2)) / 4)
+    assert rates[6] == pytest.approx(0.2)
+    assert rates[8] == pytest.approx(0.4 * (2 - math.sqrt(2)) / 4)
+    assert rates[9] == pytest.approx(0.4 * 0.0380602, abs=1e-6)
+
+
+def test_the_recorded_rate_is_the_one_of_the_step(start, undisturbed):
+    run = start()
+    assert values(undisturbed.history, "train/lr") == [run.learning_rate(step) for step in range(6)]
+    used = []
+    step = run.optimizer.step
+    run.optimizer.step = lambda: used.append(run.optimizer.param_groups[0]["lr"]) or step()
+    kill_after(run, 3)
+    assert used == [run.learning_rate(0)]
+
+
+def gradients(run: Training) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the first step."""
+    found = {}
+    run.optimizer.step = lambda: found.update({n: p.grad.clone() for n, p in run.parameters.items()})
+    return run._optimize(0), found
+
+
+@pytest.mark.parametrize("batch_images", [1, 2])
+def test_accumulated_gradients_equal_those_of_one_batch(start, batch_images):
+    """The images have different numbers of tokens: a mean of means would differ."""
+    whole = start(batch_images=4, max_grad_norm=1e9)
+    parts = start(batch_images=batch_images, accumulation=4 // batch_images, max_grad_norm=1e9)
+    assert len({len(sample.objects) for sample in whole.train}) > 1
+    assert len(parts._micro_batches(0)) == 4 // batch_images
+    for run in (whole, parts):
+        trained_a_little(run)
+    (loss, expected), (other_loss, found) = gradients(whole), gradients(parts)
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def trained_a_little(run: Training) -> None:
+    """At the start lora_B is zero, and so are the gradients of lora_A."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in run.parameters.items():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_gradients_are_those_of_the_mean_over_answer_tokens_and_clipped(start):
+    run = start(batch_images=4, max_grad_norm=1e9)
+    trained_a_little(run)
+    loss, tokens = caption_loss(run.vlm, epoch_order(run.train, 0, 0))
+    expected = torch.autograd.grad(loss / tokens, list(run.parameters.values()))
+    mean, found = gradients(run)
+    assert mean == pytest.approx(loss.item() / tokens, rel=1e-6)
+    for gradient, wanted in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+    norm = torch.stack([gradient.norm() for gradient in expected]).norm()
+    clipped = start(batch_images=4, max_grad_norm=float(norm) / 4)
+    trained_a_little(clipped)
+    for gradient, wanted in zip(gradients(clipped)[1].values(), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted / 4, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", bases.TINY)
+def test_the_loss_is_transformers_own(parts, name):
+    """One conversation at a time through the model's own forward with labels."""
+    vlm = bases.build(name, 3)
+    samples = parts[0][:2]
+    loss, count = caption_loss(vlm, samples)
+    total, tokens_seen = 0.0, 0
+    for sample in samples:
+        encoded = vlm.encode_image(sample.image())
+        for obj in sample.objects:
+            tokens = vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
+            total += obvious.answer_loss(vlm, tokens, encoded) * len(tokens.answer)
+            tokens_seen += len(tokens.answer)
+    assert count == tokens_seen
+    assert loss.item() / count == pytest.approx(total / tokens_seen, abs=1e-4)
+
+
+# ---- validation, early stopping, the best weights
+
+
+@pytest.mark.parametrize("name", bases.TINY)
+def test_validation_perplexity_is_equation_3(parts, name):
+    vlm = bases.build(name, 3)
+    _, val = parts
+    found = validation_perplexity(vlm, val, 2)
+    nll = []
+    for sample in val:
+        encoded = vlm.encode_image(sample.image())
+        nll += [obvious.phrase_nll(vlm, obj.phrase, encoded) for obj in sample.objects]
+    assert found == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
+    assert validation_perplexity(vlm, val, 1) == pytest.approx(found, rel=1e-4)
+
+
+@pytest.mark.parametrize("nll", [800.0, math.nan, math.inf])
+def test_a_perplexity_beyond_numbers_is_infinite(start, parts, monkeypatch, nll):
+    monkeypatch.setattr(training, "phrase_nll", lambda vlm, group: [(None, None, 1.0, 3), (None, None, nll, 3)])
+    run = start()
+    assert validation_perplexity(run.vlm, parts[1], 1) == (math.exp(400.5) if nll == 800 else math.inf)
+    monkeypatch.setattr(training, "phrase_nll", lambda vlm, group: [(None, None, nll, 3)])
+    assert validation_perplexity(run.vlm, parts[1], 1) == math.inf
+
+
+def test_the_first_validation_is_the_bases_own(parts, undisturbed):
+    base = bases.build("tiny-smolvlm", 3)
+    assert undisturbed.history[0].metric == "val/perplexity"
+    assert undisturbed.history[0].value == pytest.approx(validation_perplexity(base, parts[1], 2), rel=1e-6)
+
+
+class Script:
+    """Validations that give what is written, and the weights that they saw."""
+
+    def __init__(self, run: Training, *perplexities: float):
+        self.run = run
+        self.perplexities = map(float, perplexities)
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, vlm: Vlm, samples: list[Sample], batch_images: int) -> float:
+        self.seen.append(weights(self.run))
+        return next(self.perplexities)
+
+
+@pytest.mark.parametrize(
+    ("patience", "perplexities", "best"),
+    [
+        # The first is the base's: better than all that follows, yet never kept.
+        (2, [1, 5, 4, 6, 7], 2),  # two after the best: stopped before the end
+        (2, [9, 5, 6, 4, 5, 3, 2], 6),  # one worse in between is no reason
+        (1, [9, 5, 5], 1),  # no better is not better
+        (3, [9, 4, 5, 5, 5], 1),
+        (2, [9, 8, 7, 6, 5, 4, 3], 6),  # better to the end
+        (2, [9, 8, 7, 6, 6.5, 6.2], 3),
+        (2, [9, math.inf, 5, math.inf, 6], 2),  # a bad moment
+    ],
+)
+def test_early_stopping_and_the_best_weights(start, monkeypatch, patience, perplexities, best):
+    run = start(patience=patience, evals_per_epoch=2)
+    script = Script(run, *perplexities)
+    monkeypatch.setattr(training, "validation_perplexity", script)
+    monkeypatch.setattr(run, "_optimize", lambda step: nudge(run, step))
+    history = list(run.run())
+    assert values(history, "val/perplexity") == perplexities
+    assert run.step == len(perplexities) - 1
+    assert run.stopped_early == (run.step < 6)
+    assert not same(script.seen[best], script.seen[best - 1])
+    assert same(weights(run), script.seen[best])
+
+
+def nudge(run: Training, step: int) -> float:
+    """A step of the optimizer that costs nothing."""
+    with torch.no_grad():
+        for parameter in run.parameters.values():
+            parameter += 0.01 * (step + 1)
+    return 1.0
+
+
+@pytest.mark.parametrize("checkpoint_steps", [1, 3])
+def test_a_run_killed_after_it_decided_to_stop_stops_again(start, monkeypatch, tmp_path, checkpoint_steps):
+    """With the checkpoint of the very decision, and with one before it."""
+    written = [9, 5, 4, 6, 7]
+    ends = []
+    for killed in (False, True):
+        told = (tmp_path / "state").exists() and checkpoints.load(tmp_path / "state")[2]["history"]
+        done = sum(metric == "val/perplexity" for *_, metric, _ in told or [])
+        run = start(patience=2, evals_per_epoch=2, checkpoint_steps=checkpoint_steps)
+        monkeypatch.setattr(training, "validation_perplexity", Script(run, *written[done:]))
+        ends.append((list(run.run()), weights(run)))
+        assert done == (0 if not killed else 5 if checkpoint_steps == 1 else 4)
+    assert ends[0][0] == ends[1][0]
+    assert ends[0][0][-1].step == 4
+    assert same(ends[0][1], ends[1][1])
+
+
+def test_a_run_that_diverges_says_so(start, monkeypatch):
+    run = start(patience=2, evals_per_epoch=2, lr=0.5)
+    monkeypatch.setattr(training, "validation_perplexity", Script(run, 9.0, *[math.inf] * 3))
+    with pytest.raises(InputError, match=r"not finite in any of 3 validations. Lower train.lr \(it is 0.5\)"):
+        list(run.run())
+
+
+def test_a_learning_rate_beyond_reason_diverges(start):
+    with pytest.raises(InputError, match=r"Training diverged.*Lower train\.lr"):
+        list(start(lr=1e30, epochs=1, max_grad_norm=1e30).run())
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_part_without_images_is_refused(parts, tmp_path, empty):
+    emptied = [[] if index == empty else part for index, part in enumerate(parts)]
+    with pytest.raises(InputError, match="train and val: one has none"):
+        prepare(emptied, tmp_path / "state")
+
+
+# ---- what training does
+
+
+@pytest.mark.parametrize("name", bases.TINY)
+def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, name):
+    """Two images, learned by heart."""
+    run = prepare((parts[0][:2], parts[0][:2]), tmp_path / "state", name=name, epochs=12, lr=2e-2, evals_per_epoch=1)
+    before = {n: p.detach().clone() for n, p in run.vlm.model.named_parameters()}
+    history = list(run.run())
+    loss, perplexity = values(history, "train/loss"), values(history, "val/perplexity")
+    assert len(loss) == 12
+    assert loss[-1] < 0.8 * loss[0]
+    assert min(perplexity) < 0.5 * perplexity[0]
+    after = dict(run.vlm.model.named_parameters())
+    changed = {n for n, p in after.items() if not torch.equal(before[n], p)}
+    assert changed == {n for n in after if "lora_" in n}
+    assert len(changed) == 2 * len(LAYERS) * 3
+    assert validation_perplexity(run.vlm, parts[0][:2], 2) == pytest.approx(min(perplexity), rel=1e-6)
