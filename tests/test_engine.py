@@ -1,6 +1,7 @@
 """The engine against the obvious way: one conversation per sequence, ``eager``, ``output_attentions=True``."""
 
 import numpy as np
+import obvious
 import pytest
 import torch
 from PIL import Image
@@ -22,15 +23,6 @@ OPTIONS = ["red circle", "blue circle", "solid blue square", "dotted red star"]
 def image(seed: int, size: tuple[int, int]) -> Image.Image:
     width, height = size
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
-
-def obvious(vlm: Vlm, tokens: Tokens, encoded) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities over the vocabulary at every token, and attention ``layers heads queries keys``."""
-    vlm.model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        output = vlm.model(**vlm.native_inputs(tokens, encoded), output_attentions=True, use_cache=False)
-    vlm.model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
-    return output.logits[0].float().log_softmax(-1), torch.stack([a[0] for a in output.attentions])
 
 
 @pytest.fixture(scope="module", params=bases.TINY)
@@ -76,7 +68,9 @@ def test_packed_forward_equals_one_conversation_per_sequence(vlm, batch):
     captured = iter(range(len(descriptions)))
     asked = iter(options)
     for index, tokens in enumerate(everything):
-        logs, maps = obvious(vlm, tokens, encoded[_image_of(talks, index)])
+        one = encoded[_image_of(talks, index)]
+        logs = obvious.log_probabilities(vlm, tokens, one)
+        maps = obvious.attention_maps(vlm, tokens, one)
         expected = logs[tokens.answer - 1, tokens.ids[tokens.answer]]
         torch.testing.assert_close(answers[index], expected, atol=1e-4, rtol=0)
         if labels[index] is None:

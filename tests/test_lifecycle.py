@@ -52,6 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Pat
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
+    run(folder, "git init -q .")
     (folder / ".dvc").mkdir()
     shutil.copy(project_root / ".dvc/config", folder / ".dvc")
     params = yaml.safe_load((project_root / "params.yaml").read_text())

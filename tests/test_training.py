@@ -15,6 +15,7 @@ import numpy as np
 import obvious
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from headimpact import bases, checkpoints, coco, files, lora, scenes, training
 from headimpact.coco import Sample
@@ -456,3 +457,32 @@ def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, name):
     assert changed == {n for n in after if "lora_" in n}
     assert len(changed) == 2 * len(LAYERS) * 3
     assert validation_perplexity(run.vlm, parts[0][:2], 2) == pytest.approx(min(perplexity), rel=1e-6)
+
+
+@pytest.fixture
+def other_precision():
+    """accelerate holds one precision per process: forget it before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_an_adapter_trains_in_float32_on_a_base_in_bfloat16(parts, tmp_path, monkeypatch, other_precision):
+    build = bases.build
+
+    def build_half(name: str, seed: int) -> Vlm:
+        vlm = build(name, seed)
+        vlm.model.to(torch.bfloat16)
+        return vlm
+
+    monkeypatch.setattr(bases, "build", build_half)
+    run = prepare(parts, tmp_path / "state", epochs=2)
+    before = weights(run)
+    history = list(run.run())
+    assert run.vlm.model.dtype == torch.bfloat16
+    assert {weight.dtype for weight in run.parameters.values()} == {torch.float32}
+    assert not any(torch.equal(before[name], weight) for name, weight in run.parameters.items())
+    assert all(math.isfinite(record.value) for record in history)
+    # Steps far smaller than bfloat16 resolves would be lost in it.
+    moved = torch.cat([weight.detach().flatten() for weight in run.parameters.values()])
+    assert not torch.equal(moved, moved.bfloat16().float())
