@@ -27,8 +27,8 @@ def test_a_base_sees_the_image_and_a_head_looks_at_the_object(
     project_root: Path, data: Path, settings: config.Config, name: str
 ) -> None:
     found = measure(vlm.load(str(project_root / layout.base(name))), data, IMAGES, settings)
-    assert found.accuracy.value >= 0.80
-    assert found.perplexity.value < found.blank_perplexity.value / 2
+    assert found.accuracy.value - 5 * found.accuracy.se > 0.25
+    assert found.perplexity.value + 5 * found.perplexity.se < found.blank_perplexity.value
     assert found.best_head["excess"] > 0.10
     assert found.best_head["excess_z"] > 5
 

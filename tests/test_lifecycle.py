@@ -137,7 +137,7 @@ def test_an_adapter_is_refused_on_another_base(project: Path) -> None:
     ("command", "message"),
     [
         ("finetune --setup top-0", "top-0"),
-        ("finetune --setup top-99", "14 layers"),
+        ("finetune --setup top-99", "the model has 14"),
         ("finetune --setup topp-4", "Unknown setup 'topp-4'"),
         ("finetune --model tiny-smolvml", "Did you mean tiny-smolvlm?"),
         ("finetune --scenes.sizes.train 10", "dvc exp run -S"),
