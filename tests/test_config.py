@@ -117,7 +117,7 @@ def test_wrong_overrides(params: Path, key: str, text: str, message: str) -> Non
         ("  epochs:", "  epoch:", "params.yaml: unknown key train.epoch. Did you mean train.epochs?"),
         ("\nlora:", "\nloar:", "params.yaml: unknown key loar. Did you mean lora?"),
         (
-            "  epochs: 4\n",
+            "  epochs: 3\n",
             "",
             "params.yaml: train.epochs is missing. Needed: whole number above 0 (passes over",
         ),
