@@ -1,9 +1,11 @@
 """The committed tiny bases mean something: they see the image, and some head looks at the object."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
-from meaning import measure
+from meaning import Meaning, measure
 
 from headimpact import bases, config, layout, scenes, vlm
 
@@ -22,15 +24,33 @@ def settings(project_root: Path) -> config.Config:
     return config.load(project_root / layout.PARAMS)
 
 
+@pytest.fixture(scope="module")
+def meaning(project_root: Path, data: Path, settings: config.Config) -> Callable[[str], Meaning]:
+    """Measured once a base."""
+    return cache(lambda name: measure(vlm.load(str(project_root / layout.base(name))), data, IMAGES, settings))
+
+
 @pytest.mark.parametrize("name", bases.TINY)
-def test_a_base_sees_the_image_and_a_head_looks_at_the_object(
-    project_root: Path, data: Path, settings: config.Config, name: str
-) -> None:
-    found = measure(vlm.load(str(project_root / layout.base(name))), data, IMAGES, settings)
+def test_a_base_sees_the_image_and_a_head_looks_at_the_object(meaning: Callable[[str], Meaning], name: str) -> None:
+    found = meaning(name)
     assert found.accuracy.value - 5 * found.accuracy.se > 0.25
     assert found.perplexity.value + 5 * found.perplexity.se < found.blank_perplexity.value
     assert found.best_head["excess"] > 0.10
     assert found.best_head["excess_z"] > 5
+
+
+# Strict: a base that reaches what is wanted makes its test fail until the mark is taken away.
+BELOW = pytest.mark.xfail(strict=True, raises=AssertionError, reason="the committed base does not reach this yet")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=BELOW) for name in bases.TINY])
+def test_a_base_answers_four_questions_of_five(meaning: Callable[[str], Meaning], name: str) -> None:
+    assert meaning(name).accuracy.value >= 0.80
+
+
+@pytest.mark.parametrize("name", ["tiny-paligemma2", pytest.param("tiny-qwen2-vl", marks=BELOW), "tiny-smolvlm"])
+def test_the_image_halves_the_perplexity(meaning: Callable[[str], Meaning], name: str) -> None:
+    assert meaning(name).perplexity.value < meaning(name).blank_perplexity.value / 2
 
 
 @pytest.mark.parametrize("name", bases.TINY)

@@ -8,7 +8,6 @@ from headimpact.selection import alias
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
 REPORTS = Path("reports")
-PARTS = ("impact", "train", "val", "test")
 
 
 def find_root(start: Path) -> Path:
@@ -28,21 +27,6 @@ def dataset(name: str) -> Path:
     return Path("data") / name
 
 
-def images(name: str) -> Path:
-    """The images of a dataset, all parts together."""
-    return dataset(name) / "images"
-
-
-def annotations(name: str, part: str) -> Path:
-    """The COCO JSON of one part (one of ``PARTS``) of a dataset."""
-    return dataset(name) / "annotations" / f"{part}.json"
-
-
-def manifest(name: str) -> Path:
-    """The digests of a dataset's files."""
-    return dataset(name) / "manifest.json"
-
-
 def base(model: str) -> Path:
     """An embedded base."""
     return Path("models/bases") / model
@@ -56,16 +40,6 @@ def impact(model: str) -> Path:
 def impact_table(model: str) -> Path:
     """The HI table, one row a head."""
     return impact(model) / "impact.csv"
-
-
-def impact_objects(model: str) -> Path:
-    """The scores of every object at every head."""
-    return impact(model) / "objects.parquet"
-
-
-def impact_skipped(model: str) -> Path:
-    """The objects that were not scored, with their reasons."""
-    return impact(model) / "skipped.csv"
 
 
 def impact_summary(model: str) -> Path:
