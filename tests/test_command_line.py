@@ -161,8 +161,10 @@ def test_help_documents_every_value_that_the_step_takes(run: Run, step: Any) -> 
     for parameter in documentation(step):
         assert f"--{parameter.key}  {parameter.type}{parameter.allowed}\n" in result.output
         assert parameter.meaning in result.output
-    assert ("--setup" in result.output) == (step in ("select", "finetune"))
-    assert ("--model" in result.output) == (step in ("pretrain", "score", "measure", "select", "finetune"))
+    assert ("--setup" in result.output) == (step in ("select", "finetune", "answer"))
+    assert ("--model" in result.output) == (
+        step in ("pretrain", "score", "measure", "examine", "select", "finetune", "answer")
+    )
 
 
 def test_help_of_main_documents_every_value(run: Run) -> None:

@@ -126,6 +126,7 @@ def test_wrong_overrides(params: Path, key: str, text: str, message: str) -> Non
             "params.yaml: seed is -1 (a whole number). Needed: whole number from 0 (seed",
         ),
         ("seed: 0", "seed: 0\nlora: 3\n#", "params.yaml is not valid YAML"),
+        ("model: tiny-smolvlm\n", "model: tiny-smolvlm\nmodel: smolvlm\n", "not valid YAML: the key model comes twice"),
         ("setup: top-4", "setup: topp-4", "params.yaml: Unknown setup 'topp-4'"),
         ("setup: top-4", "setup: top-0", "params.yaml: Setup 'top-0' selects no layer"),
         (
@@ -139,6 +140,11 @@ def test_wrong_overrides(params: Path, key: str, text: str, message: str) -> Non
         ("setups: [top-4,", "setups: [full,", "grid.setups names one of them twice"),
         ("models: [tiny-paligemma2,", "models: [smolvlm,", "python -m headimpact finetune --model smolvlm"),
         ("models: [tiny-paligemma2,", "models: [nothing,", "grid.models: unknown model 'nothing'"),
+        ("rules: [top,", "rules: [topp,", "params.yaml: tournament.rules: unknown rule 'topp'. Did you mean top?"),
+        ("rules: [top,", "rules: [", "tournament.rules lacks top, which all others are compared with"),
+        ("ks: [1, 4]", "ks: [4, 4]", "params.yaml: tournament.ks names one of them twice: 4, 4."),
+        ("ks: [1, 4]", "ks: [0]", "tournament.ks.0 is 0 (a whole number). Needed: list of whole number"),
+        ("seeds: [0, 1, 2]", "seeds: [0]", "tournament.seeds is [0] (a list). Needed: list of whole number"),
         ("  smolvlm:", "  Smol VLM:", "params.yaml: models.Smol VLM is not a name for a model"),
         (
             "    revision: main",
@@ -223,6 +229,8 @@ def test_only_the_owner_of_a_value_can_override_it(key: str, step: str, allowed:
 def test_selectors_are_refused_where_they_select_nothing() -> None:
     with pytest.raises(InputError, match="score works on no single setup: leave --setup out"):
         check_override("setup", "score", "top-4")
+    with pytest.raises(InputError, match=r"leave --model out, name models as in --tournament.models '\[smolvlm\]'\.$"):
+        check_override("model", "tournament", "smolvlm")
 
 
 def test_help_lists_what_can_be_overridden() -> None:
@@ -254,11 +262,12 @@ def test_unknown_model(params: Path) -> None:
         ("report", "top-4", {"dataset"}),
         ("score", "top-4", {"impact.mask_threshold", "impact.chance_draws"}),
         ("finetune", "original", set()),
+        ("answer", "top-4", {"answer.images", "answer.generated_images", "answer.max_new_tokens"}),
     ],
 )
 def test_values_that_decide_a_result(params: Path, step: Step, setup: str, expected: set[str]) -> None:
     keys = set(tracked_values(load(params), step, Job("smolvlm", setup)))
-    if step in ("score", "finetune"):
+    if step in ("score", "finetune", "answer"):
         base = {"seed", "dataset", "compute.dtype", "models.smolvlm.source", "models.smolvlm.revision"}
         assert keys == base | expected
     else:

@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,18 +26,22 @@ PARTS += tuple(f"data/{step}.json" for step in ("download", "ground", "segment")
 SMALL = {"impact": 12, "train": 24, "val": 8, "test": 16}
 
 
-def run(project: Path, command: str, ok: bool = True) -> str:
-    """Run a command in the project as a person would; gives what it printed."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") and k != "DVC_STAGE"}
-    environment |= {
+def environment() -> dict[str, str]:
+    """That of a person who has activated .venv."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") and k != "DVC_STAGE"}
+    return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": "src",
         "MLFLOW_EXPERIMENT_NAME": "head-impact",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DVC_NO_ANALYTICS": "1",
     }
+
+
+def run(project: Path, command: str, ok: bool = True) -> str:
+    """Run a command in the project as a person would; gives what it printed."""
     done = subprocess.run(
-        command, shell=True, cwd=project, env=environment, capture_output=True, text=True, timeout=600, check=False
+        command, shell=True, cwd=project, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
     output = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, output
@@ -59,6 +65,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Pat
     params = yaml.safe_load((project_root / "params.yaml").read_text())
     params["scenes"]["sizes"] = SMALL
     params["train"] |= {"epochs": 2, "checkpoint_steps": 2}
+    params["tournament"] |= {"models": [MODEL], "rules": ["top", "first", "full", "draw"], "ks": [1], "draws": 2}
+    params["tournament"] |= {"seeds": [0, 1]}
+    params["answer"] |= {"images": 4, "generated_images": 2, "max_new_tokens": 16}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     told = run(folder, "mlflow run . -e finetune -P setup=top-4 --env-manager local")
     assert "alias top-4" in told
@@ -126,6 +135,104 @@ def test_the_registered_version_answers_as_base_and_adapter_do(project: Path, cl
     expected = base.generate(sample.image(), "What is this photo?", max_new_tokens=32, do_sample=False)
     assert found["text"].tolist() == [expected]
     assert expected.startswith("This is a photo of")
+
+
+@pytest.fixture(scope="module")
+def tournament(project: Path) -> str:
+    """A tournament that was killed after its first run, and then gone on with; gives what it told at its end."""
+    runs = project / f"outputs/tournament/runs/{MODEL}.parquet"
+    with (project / "killed.log").open("w+") as log:
+        command = [sys.executable, "-m", "headimpact", "tournament"]
+        killed = subprocess.Popen(command, cwd=project, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        while not runs.exists():
+            assert killed.poll() is None, Path(log.name).read_text()
+            time.sleep(0.05)
+        killed.kill()
+        killed.wait()
+    first = pd.read_parquet(runs)
+    told = run(project, "mlflow run . -e tournament --env-manager local")
+    assert pd.read_parquet(runs).head(len(first)).equals(first)
+    return told
+
+
+def test_a_tournament_goes_on_where_it_was_killed_and_trains_what_rules_share_once(
+    project: Path, tournament: str
+) -> None:
+    cells = pd.read_csv(project / "outputs/tournament/cells.csv", dtype={"layers": str})
+    assert cells.groupby("rule").size().to_dict() == {"top": 2, "first": 2, "full": 2, "draw": 2}
+    assert cells["trainable"].nunique() == 1
+    runs = pd.read_parquet(project / f"outputs/tournament/runs/{MODEL}.parquet")
+    made = runs[["layers", "ranks", "seed"]].drop_duplicates()
+    needed = cells[["layers", "rank", "seed"]].drop_duplicates()
+    assert len(made) == len(needed) + 1  # the original
+    assert len(needed) < len(cells)  # layer 0 is both first and top
+    told = int(re.search(r"(\d+) trained, 8 compared", tournament)[1])  # type: ignore[index]
+    assert 0 < told < len(made)
+    assert "trained, 8 compared" in tournament
+    assert not list((project / "outputs/checkpoints/tournament").rglob("*.safetensors"))
+
+
+def test_a_tournament_tells_what_may_be_claimed(project: Path, tournament: str) -> None:
+    folder = project / "outputs/tournament"
+    changes = pd.read_csv(folder / "changes.csv")
+    assert set(changes["rule"]) == {"top", "first", "full", "draw"}
+    assert (changes["low"] <= changes["value"]).all()
+    assert (changes["value"] <= changes["high"]).all()
+    assert set(pd.read_csv(folder / "comparisons.csv")["rival"]) == {"first", "full", "draw"}
+    verdicts = json.loads((folder / "verdicts.json").read_text())
+    assert any("took the same layers as first-1" in sentence for sentence in verdicts[MODEL])
+    assert (folder / "tournament.png").read_bytes().startswith(b"\x89PNG")
+    chosen = json.loads((folder / f"selections/{MODEL}.json").read_text())
+    assert set(chosen) == {"top-1", "first-1", "full-1", "draw-1-0", "draw-1-1"}
+    assert chosen["top-1"]["why"][0]["reason"].startswith("rank 1 of 14")
+
+
+def test_the_runs_of_a_tournament_are_nested_under_one(tournament: str, client: MlflowClient) -> None:
+    (experiment,) = [e for e in client.search_experiments() if e.name == "head-impact"]
+    (parent,) = client.search_runs(
+        [experiment.experiment_id], "tags.step = 'tournament' and attributes.status = 'FINISHED'"
+    )
+    nested = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert len(nested) == 8
+    assert {child.data.tags["setup"] for child in nested} == {"top-1", "first-1", "full-1", "draw-1-0", "draw-1-1"}
+    assert {"test/perplexity", "test/accuracy", "parameters/trainable"} <= set(nested[0].data.metrics)
+    names = {file.path for file in client.list_artifacts(parent.info.run_id, "tournament")}
+    assert "tournament/tournament.png" in names
+    assert {child.data.tags["cells_digest"] for child in nested} == {parent.data.tags["cells_digest"]}
+
+
+def test_a_finished_tournament_trains_nothing_again(project: Path, tournament: str) -> None:
+    told = run(project, "python -m headimpact tournament")
+    assert "0 trained, 8 compared" in told
+    told = run(project, "python -m headimpact tournament --tournament.draws 3")
+    assert "1 trained, 9 compared" in told or "0 trained, 9 compared" in told
+    assert "Made with overridden values" in told
+
+
+def test_a_setup_answers_beside_the_original(project: Path, client: MlflowClient) -> None:
+    told = run(project, "mlflow run . -e answer -P setup=top-4 --env-manager local")
+    assert f"answer-original@{MODEL}" in told  # was missing, and built first
+    folder = project / f"outputs/answers/{MODEL}"
+    results = json.loads((folder / "top-4/results.json").read_text())
+    assert set(results["against_original"]) == set(results["metrics"])
+    for setup in ("original", "top-4"):
+        orders = pd.read_parquet(folder / setup / "orders.parquet").set_index("object_id")
+        stored = pd.read_parquet(project / f"outputs/finetune/{MODEL}/{setup}/objects.parquet").set_index("object_id")
+        stored = stored.loc[orders.index]
+        assert orders["image_id"].nunique() == 4
+        assert orders["correct_one"].tolist() == stored["correct"].astype(float).tolist()
+        assert orders["ans_prob_one"].tolist() == pytest.approx(stored["ans_prob"].tolist(), abs=1e-4)
+        generated = pd.read_parquet(folder / setup / "generated.parquet").drop_duplicates("object_id")
+        expected = -stored.loc[generated["object_id"], "nll"]
+        assert generated["reference_log_prob"].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    page = (folder / "top-4/gallery.html").read_text()
+    assert page.count("data:image/jpeg") == 2
+    assert '<th scope="col">original</th>' in page
+    (found,) = client.search_runs(["1"], "tags.step = 'answer' and tags.setup = 'top-4'")
+    assert found.data.metrics["test/accuracy_24_orders"] == results["metrics"]["accuracy_24_orders"]["value"]
+    names = {file.path for file in client.list_artifacts(found.info.run_id)}
+    assert {"gallery.html", "orders.parquet", "generated.parquet", "results.json", "tables"} <= names
+    assert "didn't change" in run(project, f"dvc repro -s answer@{MODEL}-top-4")
 
 
 def test_an_adapter_is_refused_on_another_base(project: Path) -> None:

@@ -154,6 +154,40 @@ def test_parameters(base, fresh):
     assert lora.Parameters(total=4000, trainable=10).percent == 0.25
 
 
+@pytest.mark.parametrize(
+    ("layers", "count", "rank", "expected"),
+    [
+        (12, 12, 8, [8] * 12),
+        (12, 3, 8, [2] * 12),
+        (3, 1, 5, [1, 2, 2]),
+        (12, 4, 8, [2, 3, 3, 2, 3, 3, 2, 3, 3, 2, 3, 3]),
+        (4, 1, 2, [0, 1, 0, 1]),
+    ],
+)
+def test_ranks_of_all_layers_on_the_budget_of_a_few(layers, count, rank, expected):
+    ranks = lora.spread(layers, count, rank)
+    assert [ranks.get(layer, 0) for layer in range(layers)] == expected
+    assert sum(ranks.values()) == count * rank
+    assert 0 not in ranks.values()
+
+
+def test_layers_with_ranks_of_their_own_train_as_much_as_one_with_all_and_come_back(fresh, base, tmp_path):
+    ranks = {0: 1, 3: 2, 11: 1}
+    peft_model = lora.attach(fresh, list(ranks), SETTINGS, 0, ranks)
+    adapters = {n: m for n, m in peft_model.named_modules() if isinstance(m, lora.LoraLayer)}
+    for name, module in adapters.items():
+        (layer,) = (layer for layer in ranks if f".layers.{layer}." in name)
+        assert module.r["default"] == ranks[layer]
+        assert module.scaling["default"] == SETTINGS.alpha / SETTINGS.rank
+    one = lora.attach(bases.build("tiny-smolvlm", 0), [0, 3], SETTINGS, 0)
+    assert lora.count_parameters(peft_model).trainable == lora.count_parameters(one).trainable
+    stir(peft_model)
+    lora.save(peft_model, tmp_path / "adapter", header(base))
+    again = bases.build("tiny-smolvlm", 0)
+    lora.load(again, tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(fresh))
+
+
 def test_adapter_weights_are_float32_on_a_base_of_half_precision(fresh):
     fresh.model.to(torch.bfloat16)
     peft_model = lora.attach(fresh, LAYERS, SETTINGS, seed=0)

@@ -34,10 +34,13 @@ targets = {
     "segment": ["data/segment.json"],
     "data": ["data/dataset/content", "outputs/data/content"],
     "pretrain": [f"models/bases/{model}/content"],
-    "score": [f"outputs/impact/{model}/impact.csv", f"outputs/impact/{model}/summary.json"],
+    "score": [f"outputs/impact/{model}/{name}" for name in ("impact.csv", "objects.parquet", "summary.json")],
     "measure": [f"outputs/measures/{model}.csv"],
+    "examine": [f"outputs/examination/{model}/content"],
     "select": [f"outputs/selection/{model}/{setup}.json"],
     "finetune": [f"outputs/finetune/{model}/{setup}/content"],
+    "tournament": ["outputs/tournament/content"],
+    "answer": [f"outputs/answers/{model}/{setup}/content"],
     "report": ["reports/content"],
 }
 for target in map(pathlib.Path, targets[step]):
@@ -57,6 +60,7 @@ def write_output(step: Step, config: Config, job: Job) -> Summary:
     if step == "score":
         layout.impact(job.model).mkdir(parents=True, exist_ok=True)
         layout.impact_table(job.model).write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        layout.impact_objects(job.model).write_text(layout.impact_table(job.model).read_text())
         write_json(layout.impact_summary(job.model), {"table_digest": digest_file(layout.impact_table(job.model))})
         return Summary(step, [])
     if step == "data":
@@ -95,6 +99,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The real dvc.yaml and params.yaml in a folder of their own: one model, two setups, a short script."""
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     values["grid"] = {"models": [MODEL], "setups": ["top-4", "full"]}
+    values["tournament"]["models"] = [MODEL]
     root = tmp_path / "project"
     root.mkdir()
     (root / "params.yaml").write_text(yaml.safe_dump(values))
@@ -165,8 +170,8 @@ def test_stages_do_not_inherit_the_run_that_mlflow_opened(
 
 def test_a_second_repro_does_nothing(project: Path, in_git: None) -> None:
     config = load(layout.PARAMS)
-    assert pipeline.run_grid(config) == 13
-    assert len(ran(sources=True)) == 13
+    assert pipeline.run_grid(config) == 18
+    assert len(ran(sources=True)) == 18
     assert pipeline.run_grid(config) == 0
     assert ran() == []
 
@@ -223,7 +228,7 @@ def test_a_result_is_not_recorded_when_the_values_changed_meanwhile(
 
 def test_a_failing_stage_ends_the_run(project: Path, in_git: None) -> None:
     Path("fail").write_text("1")
-    with pytest.raises(InputError, match=r"(data|download).*printed above"):
+    with pytest.raises(InputError, match=r"failed to reproduce '(pretrain@tiny-smolvlm|download)': .*printed above"):
         run("finetune")
     assert ran() == []
     Path("fail").unlink()

@@ -118,3 +118,18 @@ def test_saved_twice_is_the_same_png_without_metadata(table: pd.DataFrame, tmp_p
         assert image.format == "PNG"
         assert set(image.info) <= {"dpi"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_stability_draws_a_way_a_line_and_a_k_an_axes() -> None:
+    rows = [
+        (way, k, n, 0.9 * k, 0.5 * k, k, 0.1 * k) for way in ("disjoint", "bootstrap") for k in (1, 4) for n in (5, 9)
+    ]
+    curve = pd.DataFrame(rows, columns=["way", "k", "n", "overlap", "low", "high", "expected"])
+    figure = plots.stability(curve, "tiny")
+    assert len(figure.axes) == 2
+    for axes, k in enumerate((1, 4)):
+        drawn = lines(figure, axes)
+        np.testing.assert_allclose(drawn["disjoint"], [[5, 0.9 * k], [9, 0.9 * k]])
+        np.testing.assert_allclose(drawn["bootstrap"], drawn["disjoint"])
+        np.testing.assert_allclose(drawn["chance level"][:, 1], 0.1 * k)
+    assert figure.axes[1].get_xlabel() == "images in each of two sets"

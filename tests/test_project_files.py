@@ -15,9 +15,10 @@ import yaml
 
 from headimpact import layout
 from headimpact.config import STEPS, Config, Job, Step, load, tracked_values
+from headimpact.steps import tournament
 
 # How a step is run and shown, not what it writes: editing these makes no output stale.
-PLUMBING = {"config", "errors", "files", "layout", "progress", "serving", "summary", "tracking"}
+PLUMBING = {"config", "errors", "files", "layout", "progress", "serving", "summary", "tracking", "workers"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def mlproject(project_root: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("stage", "step", "setup"),
-    [(step, step, "top-4") for step in STEPS] + [("original", "finetune", "original")],
+    [(step, step, "top-4") for step in STEPS]
+    + [("original", "finetune", "original"), ("answer-original", "answer", "original")],
 )
 def test_stages_depend_on_the_values_that_their_step_uses(
     stages: dict[str, Any], config: Config, stage: str, step: Step, setup: str
@@ -55,10 +57,17 @@ def test_stages_depend_on_the_values_that_their_step_uses(
 
 def _code_of(step: str) -> set[str]:
     """The files that decide what a step writes: what it imports, directly or not, but for the plumbing."""
+    # Only these write figures and pages that are results; the others log them.
+    plumbing = (
+        PLUMBING if step in ("data", "score", "examine", "tournament", "report") else PLUMBING | {"gallery", "plots"}
+    )
+    return _imports(f"headimpact.steps.{step}", plumbing)
+
+
+def _imports(name: str, plumbing: set[str]) -> set[str]:
+    """The files of a module and of what it imports, directly or not, but for the plumbing."""
     graph = grimp.build_graph("headimpact")
-    # Only these write figures; the others log them.
-    plumbing = PLUMBING if step in ("data", "score", "report") else PLUMBING | {"plots"}
-    found, waiting = set(), [f"headimpact.steps.{step}"]
+    found, waiting = set(), [name]
     while waiting:
         module = waiting.pop()
         parts = module.split(".")
@@ -84,14 +93,23 @@ def _file(module: str) -> str:
         ("data", "data"),
         ("score", "score"),
         ("measure", "measure"),
+        ("examine", "examine"),
         ("select", "select"),
         ("finetune", "finetune"),
+        ("tournament", "tournament"),
+        ("answer", "answer"),
+        ("answer-original", "answer"),
         ("report", "report"),
     ],
 )
 def test_stages_depend_on_the_code_that_their_step_imports(stages: dict[str, Any], stage: str, step: str) -> None:
     listed = [path for path in stages[stage]["deps"] if path.startswith("src/")]
     assert listed == sorted(_code_of(step))
+
+
+def test_a_run_of_the_tournament_is_known_by_all_code_that_decides_its_results() -> None:
+    named = {f"src/headimpact/{pattern.removesuffix('/*.py')}" for pattern in tournament.CODE}
+    assert named == _imports("headimpact.finetuning", PLUMBING)
 
 
 def test_the_original_depends_on_no_code_of_training(stages: dict[str, Any]) -> None:
@@ -154,32 +172,50 @@ def test_stage_paths_are_those_of_the_layout(stages: dict[str, Any]) -> None:
     measures = str(layout.measures("m"))
     assert paths("measure", "deps") == [data, base]
     assert paths("measure", "outs") == [measures]
+    assert paths("examine", "deps") == [data, base, str(layout.impact_objects("m"))]
+    assert paths("examine", "outs") == [str(layout.examination("m"))]
     assert paths("select", "deps") == [str(layout.impact_table("m")), str(layout.impact_summary("m"))]
     assert paths("select", "outs") == [selection]
     assert paths("original", "deps") == [data, base]
     assert paths("original", "outs") == [original]
     assert paths("finetune", "deps") == [data, base, original, selection]
     assert paths("finetune", "outs") == [str(layout.finetune("m", "top-4"))]
+    assert paths("tournament", "deps") == [
+        data,
+        str(layout.base("m").parent),
+        str(layout.impact("m").parent),
+        str(layout.measures("m").parent),
+    ]
+    assert paths("tournament", "outs") == [str(layout.tournament())]
+    answered = str(layout.answers("m", "original"))
+    assert paths("answer-original", "deps") == [data, base]
+    assert paths("answer-original", "outs") == [answered]
+    assert paths("answer", "deps") == [data, base, answered, str(layout.finetune("m", "top-4"))]
+    assert paths("answer", "outs") == [str(layout.answers("m", "top-4"))]
     above = [
+        layout.answers("m", "top-4").parents[1],
+        layout.examination("m").parent,
         layout.finetune("m", "top-4").parents[1],
         layout.impact("m").parent,
         layout.measures("m").parent,
         layout.selection("m", "top-4").parents[1],
+        layout.tournament(),
     ]
     assert paths("report", "deps") == [data, *map(str, above)]
     assert paths("report", "outs") == [str(layout.REPORTS)]
 
 
 def test_what_goes_on_after_an_interruption_is_not_deleted_by_dvc(stages: dict[str, Any]) -> None:
-    (out,) = stages["pretrain"]["outs"]
-    assert next(iter(out.values())) == {"cache": False, "persist": True}
+    for stage in ("pretrain", "tournament"):
+        (out,) = stages[stage]["outs"]
+        assert next(iter(out.values())) == {"cache": False, "persist": True}
 
 
 def test_stages_and_entry_points_run_the_same_command(stages: dict[str, Any], mlproject: dict[str, Any]) -> None:
     entries = {name: entry["command"] for name, entry in mlproject["entry_points"].items()}
     assert list(entries) == [*STEPS, "plan", "main"]
     for name, stage in stages.items():
-        step = "finetune" if name == "original" else name
+        step = {"original": "finetune", "answer-original": "answer"}.get(name, name)
         assert stage["cmd"].split(" --")[0] == entries[step]
     assert entries["main"] == "PYTHONPATH=src python -m headimpact main"
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import asdict
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from test_tournament_section import write as write_tournament
 
-from headimpact import layout, report
+from headimpact import coco, layout, report, scenes, stability, variations
 from headimpact.errors import InputError
+from headimpact.files import digest_file
 
 SETUPS = ["original", "top-4", "bottom-4", "random-4", "full"]
 BASE = 1000
@@ -45,11 +49,30 @@ def write_score(root: Path, model: str) -> None:
             "mass": 1.0,
         }
     ).to_csv(root / layout.impact_table(model), index=False)
+    write_examination(root, model)
     measured = {"layer": range(3), "gradient": [9.0, 5.0, 1.0], "knockout": [0.1, 0.0, 0.2]}
     measured |= {"knockout_se": 0.01, "share": [0.1, 0.2, 0.3], "localisation": 0.5}
     path = root / layout.measures(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(measured).to_csv(path, index=False)
+
+
+def write_examination(root: Path, model: str) -> None:
+    """Made scores: the definition ranks the layers 2, 1, 0; the threshold turns them round."""
+    draw = np.random.default_rng(0)
+    iou = (np.array([0.1, 0.3, 0.5])[:, None] + draw.normal(0, 0.01, (40, 3, 2))).astype(np.float32)
+    images = np.repeat(np.arange(20), 2)
+    chance, flat = np.full_like(iou, 0.1), np.full(40, 0.2)
+    found = {way.name: variations.Scores(iou, chance, flat, flat) for way in variations.variations(0.5)}
+    found["threshold: median"] = variations.Scores(iou[:, ::-1], chance, flat, flat)
+    folder = root / layout.examination(model)
+    folder.mkdir(parents=True)
+    variations.table(found, images).to_csv(folder / "variations.csv", index=False)
+    stability.curve(iou, images, 0).to_csv(folder / "stability.csv", index=False)
+    test = {"statistic": 12.5, "df": 2, "p_value": 0.00002}
+    facts = {"layers": 3, "heads": 2, "examined_images": 20, "examined_objects": 40}
+    facts["variance"] = asdict(stability.variance_split(iou, images))
+    write_json(folder / "variance.json", facts | {"kruskal_wallis": {"layers": test, "heads": test | {"df": 1}}})
 
 
 def write_setup(root: Path, model: str, setup: str, changes: dict[str, dict[str, float]] | None = None) -> None:
@@ -69,6 +92,26 @@ def write_setup(root: Path, model: str, setup: str, changes: dict[str, dict[str,
     write_json(root / layout.results(model, setup), results)
 
 
+def write_answers(root: Path, model: str, setup: str) -> None:
+    """What the step answer wrote of a setup, about all test images."""
+    figures = [f"{name}_{orders}" for name in ("accuracy", "ans_prob") for orders in ("24_orders", "1_order")]
+    figures += ["order_dependent", *(f"label_{label}" for label in "ABCD"), "reference_log_prob"]
+    figures += [f"{kind}_{score}" for kind in ("caption", "cutout") for score in ("f1", "rouge_l", "exact_match")]
+    figures += ["caption_f1_best", "question_f1_best"]
+    results: dict[str, Any] = {"metrics": {name: estimate(0.25) for name in figures}}
+    if setup != "original":
+        results["against_original"] = {name: difference(0.0) for name in figures}
+    write_json(root / layout.answer_results(model, setup), results)
+    rows = [
+        {"image_id": sample.id, "object_id": obj.id, "phrase": obj.phrase, "kind": kind, "prompt": f"{kind}?"}
+        | {"answer": f"said by {setup}", "f1": 0.5, "exact_match": 0.0}
+        for sample in coco.read_part(root / layout.DATASET, "test")
+        for obj in sample.objects
+        for kind in ("caption", "question", "cutout")
+    ]
+    pd.DataFrame(rows).to_parquet(root / layout.generated(model, setup))
+
+
 def changes(value: float, half: float = 0.02) -> dict[str, dict[str, float]]:
     return {name: difference(value, half) for name in report.METRICS}
 
@@ -80,6 +123,9 @@ def root(tmp_path: Path) -> Path:
     for setup, value in zip(SETUPS[1:], (-0.4, 0.0, 0.1, 0.3), strict=True):
         write_setup(tmp_path, "tiny", setup, changes(value))
     write_setup(tmp_path, "tiny", "original")
+    scenes.write_dataset(tmp_path / layout.DATASET, {"impact": 1, "train": 1, "val": 1, "test": 2}, seed=0)
+    for setup in SETUPS:
+        write_answers(tmp_path, "tiny", setup)
     return tmp_path
 
 
@@ -140,7 +186,9 @@ def test_write_makes_every_file_and_twice_the_same(root: Path) -> None:
     folder = root / layout.REPORTS
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     tables = {f"table{number}.{kind}" for number in range(1, 6) for kind in ("csv", "md")}
-    assert set(first) == tables | {"report.md", "report.html", "figure4_tiny.png", "figure5_tiny.png"}
+    pages = {"report.md", "report.html", "gallery_tiny.html"}
+    pictures = {f"{name}_tiny.png" for name in ("figure4", "figure5", "stability")}
+    assert set(first) == tables | pages | pictures
     report.write(["tiny"], SETUPS, root)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
@@ -153,6 +201,26 @@ def test_report_shows_tables_verdicts_and_figures(root: Path) -> None:
     assert "- tiny, accuracy: yes. top-4 moved more than bottom-4 and random-4." in text
     assert "![tiny](figure5_tiny.png)" in text
     assert text.endswith("## Missing\n\nNothing.\n")
+
+
+def test_answers_are_reported_and_shown_beside_each_other(root: Path) -> None:
+    report.write(["tiny"], SETUPS, root)
+    text = (root / layout.REPORTS / "report.md").read_text()
+    assert "- tiny, top-4: right in 0.250 of the answers over all orders and in 0.250 in the single one;" in text
+    assert "The answers themselves stand in gallery_tiny.html." in text
+    page = (root / layout.REPORTS / "gallery_tiny.html").read_text()
+    for setup in SETUPS:
+        assert f"said by {setup}" in page
+    assert page.count("data:image/jpeg") == 2
+
+
+def test_a_report_without_answers_says_so(root: Path) -> None:
+    shutil.rmtree(root / layout.answers("tiny", "full").parent)
+    outputs = report.write(["tiny"], SETUPS, root)
+    assert layout.generated("tiny", "full") in outputs.missing
+    text = (root / layout.REPORTS / "report.md").read_text()
+    assert text.count("Not measured: run python -m headimpact answer.") == 2
+    assert not list((root / layout.REPORTS).glob("gallery*"))
 
 
 def test_csv_reads_back_as_numbers(root: Path) -> None:
@@ -225,7 +293,7 @@ def test_the_page_has_what_the_markdown_has(root: Path) -> None:
     page = (root / layout.REPORTS / "report.html").read_text()
     sections = re.findall("^## (.*)$", (root / layout.REPORTS / "report.md").read_text(), re.MULTILINE)
     assert [unescape(title) for title in re.findall("<h2>(.*)</h2>", page)] == sections
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     assert "<strong>0.900 ± 0.010</strong> <small>-0.400 (-0.420 to -0.380)</small>" in page
 
 
@@ -286,6 +354,8 @@ def test_runs_are_searched_by_their_numbers_and_hold_no_id(root: Path) -> None:
     assert "- score tiny: ` attributes.status = 'FINISHED' and tags.step = 'score' and tags.model = 'tiny'" in text
     assert "tags.table_digest = 'abc' `" in text
     assert "tags.setup = 'top-4' and metrics.`test/perplexity` = 0.9 ``" in text
+    assert "tags.step = 'answer' and tags.model = 'tiny' and tags.setup = 'top-4' and metrics.`test/accuracy_24" in text
+    assert "tags.step = 'examine' and tags.model = 'tiny' and metrics.`examine/mean_hi` = " in text
     assert "Measured here on the dataset scenes; the paper measured on one of its own" in text
 
 
@@ -333,3 +403,49 @@ def test_rules_that_were_not_measured_are_left_out_of_the_agreement(root: Path) 
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "| excess |" in text
     assert "| knockout |" not in text
+
+
+def test_the_tournament_has_a_section_where_there_was_one(root: Path) -> None:
+    report.write(["tiny"], SETUPS, root)
+    folder = root / layout.REPORTS
+    text = (folder / "report.md").read_text()
+    assert "## Tournament\n\nNo tournament has been run." in text
+    assert not (folder / "tournament.png").exists()
+    write_tournament(root)
+    report.write(["tiny"], SETUPS, root)
+    text = (folder / "report.md").read_text()
+    assert text.index("## Tournament") < text.index("top-4 &lt;b&gt;wins") < text.index("](tournament.png)")
+    assert "### Against every other rule" in text[: text.index("## Table 1")]
+    assert "- tiny, top-4: perplexity: better than last, 1 undecided; " in text
+    digest = digest_file(root / layout.tournament_table("cells"))
+    assert f"tags.step = 'tournament run' and tags.model = 'tiny' and tags.cells_digest = '{digest}'" in text
+    assert (folder / "tournament.png").read_bytes() == (root / layout.tournament_figure()).read_bytes()
+
+
+def section(root: Path, title: str) -> str:
+    text = (root / layout.REPORTS / "report.md").read_text()
+    text = text[text.index(f"## {title}") :]
+    return text[: text.index("\n## ")]
+
+
+def test_head_impact_under_test(root: Path) -> None:
+    report.write(["tiny"], SETUPS, root)
+    said = section(root, "Head Impact under test")
+    assert "40 objects of 20 images. 3 layers of 2 heads." in said
+    (definition,) = [line for line in said.splitlines() if line.startswith("| definition |")]
+    assert definition.startswith("| definition | 0.300 |  | 0.50")
+    assert definition.endswith("| 4 | 4 | +1.00 | +1.00 | 3<br>layers 2 1 0 |")
+    (median,) = [line for line in said.splitlines() if line.startswith("| threshold: median |")]
+    assert re.search(r"\| [+-]0\.000<br>[+-]0\.000 to [+-]0\.000 \|", median)
+    assert "| -1.00 | 3<br>layers 0 1 2 |" in median
+    assert "![tiny: top layers that two sets of images have in common](stability_tiny.png)" in said
+    assert (root / layout.REPORTS / "stability_tiny.png").is_file()
+    assert "| tiny | 1 |" in said or "| tiny | 0.99" in said
+    assert "12.5<br>df 2, p = 2e-05" in said
+
+
+def test_a_model_that_was_not_examined(root: Path) -> None:
+    (root / layout.examination("tiny") / "variance.json").unlink()
+    found = report.write(["tiny"], SETUPS, root)
+    assert found.missing == (layout.examination("tiny") / "variance.json",)
+    assert "No model was examined." in section(root, "Head Impact under test")

@@ -21,6 +21,7 @@ HI = {"hi": SCORES}
     [
         ("original", Setup("original", "original")),
         ("full", Setup("full", "full")),
+        ("full-4", Setup("full-4", "full", count=4)),
         ("top-4", Setup("top-4", "top", count=4)),
         ("bottom-12", Setup("bottom-12", "bottom", count=12)),
         ("random-4", Setup("random-4", "random", count=4)),
@@ -63,6 +64,7 @@ UNKNOWN = {
     "draw-4": " Did you mean draw-4-0?",
     "draw-4.1": " Did you mean draw-4-0?",
     " full": " Did you mean full?",
+    "ful-4": " Did you mean full-4?",
     "top-4 ": " Did you mean top-4?",
     "top-4\n": " Did you mean top-4?",
     "top-\u0664": " Did you mean top-4?",
@@ -72,9 +74,9 @@ UNKNOWN = {
 @pytest.mark.parametrize(("text", "hint"), UNKNOWN.items())
 def test_unknown_setups_name_the_nearest_and_list_what_exists(text: str, hint: str):
     message = (
-        f"Unknown setup {text!r}.{hint} The setups are: original, full, top-K, bottom-K, random-K, excess-K, auroc-K, "
-        "mass-K, share-K, gradient-K, knockout-K, localisation-K, first-K, middle-K, last-K, uniform-K, draw-K-S, "
-        "layers:6,8,9,11, heads:top-32, heads:8.3,8.5 (K is a whole number from 1, S one from 0)."
+        f"Unknown setup {text!r}.{hint} The setups are: original, full, full-K, top-K, bottom-K, random-K, excess-K, "
+        "auroc-K, mass-K, share-K, gradient-K, knockout-K, localisation-K, first-K, middle-K, last-K, uniform-K, "
+        "draw-K-S, layers:6,8,9,11, heads:top-32, heads:8.3,8.5 (K is a whole number from 1, S one from 0)."
     )
     for read in (check_setup, lambda text: parse_setup(text, 12)):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
@@ -87,6 +89,7 @@ def test_unknown_setups_name_the_nearest_and_list_what_exists(text: str, hint: s
         ("top-0", "Setup 'top-0' selects no layer: K is a whole number from 1, as in top-4."),
         ("random-00", "Setup 'random-00' selects no layer: K is a whole number from 1, as in random-4."),
         ("bottom-04", "Setup 'bottom-04': write it as bottom-4."),
+        ("full-0", "Setup 'full-0' selects no layer: K is a whole number from 1, as in full-4."),
         ("knockout-0", "Setup 'knockout-0' selects no layer: K is a whole number from 1, as in knockout-4."),
         ("uniform-0", "Setup 'uniform-0' selects no layer: K is a whole number from 1, as in uniform-4."),
         ("draw-0-2", "Setup 'draw-0-2' selects no layer: K is a whole number from 1, as in draw-4-2."),
@@ -179,6 +182,7 @@ def test_alias_holds_only_what_mlflow_allows():
         ("bottom-1", (11,)),
         ("bottom-4", (1, 3, 7, 11)),
         ("full", tuple(range(12))),
+        ("full-4", tuple(range(12))),
         ("layers:1,5", (1, 5)),
         ("random-4", (4, 6, 8, 10)),  # all that top-4 and bottom-4 leave of 12
         ("first-3", (0, 1, 2)),

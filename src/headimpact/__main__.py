@@ -102,6 +102,12 @@ def measure(values: Values = None, model: Model = None, debug: Debug = False) ->
 
 
 @app.command(cls=StepCommand, context_settings=UNKNOWN)
+def examine(values: Values = None, model: Model = None, debug: Debug = False) -> None:
+    """Put Head Impact itself under test: other definitions, other images, layers against heads."""
+    _run("examine", values, model, None, debug)
+
+
+@app.command(cls=StepCommand, context_settings=UNKNOWN)
 def select(values: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
     """Select the layers of a setup."""
     _run("select", values, model, setup, debug)
@@ -111,6 +117,18 @@ def select(values: Values = None, model: Model = None, setup: Setup = None, debu
 def finetune(values: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
     """Train an adapter on the selected layers, evaluate and register it; whatever it needs is made first."""
     _run("finetune", values, model, setup, debug)
+
+
+@app.command(cls=StepCommand, context_settings=UNKNOWN)
+def answer(values: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
+    """Ask a setup in every order of the options and in open questions, beside the original; with a gallery."""
+    _run("answer", values, model, setup, debug)
+
+
+@app.command(cls=StepCommand, context_settings=UNKNOWN)
+def tournament(values: Values = None, debug: Debug = False) -> None:
+    """Set the rules for choosing layers against each other; finished runs are kept, and it goes on where it was."""
+    _run("tournament", values, None, None, debug)
 
 
 @app.command(cls=StepCommand, context_settings=UNKNOWN)

@@ -27,7 +27,7 @@ def agreement(setups: Sequence[str], measured: Measured, seed: int) -> pd.DataFr
         {
             "a": a,
             "b": b,
-            "spearman": _spearman(ranking[a], ranking[b]),
+            "spearman": spearman(ranking[a], ranking[b]),
             "overlap": len(chosen[a] & chosen[b]),
             "expected": len(chosen[a]) * len(chosen[b]) / len(measured["hi"]),
         }
@@ -36,7 +36,8 @@ def agreement(setups: Sequence[str], measured: Measured, seed: int) -> pd.DataFr
     return pd.DataFrame(rows, columns=["a", "b", "spearman", "overlap", "expected"])
 
 
-def _spearman(a: Float[np.ndarray, " layers"] | None, b: Float[np.ndarray, " layers"] | None) -> float:
+def spearman(a: Float[np.ndarray, " scores"] | None, b: Float[np.ndarray, " scores"] | None) -> float:
+    """Rank correlation (-1..1), average ranks for ties; NaN where one side is missing or ranks all alike."""
     if a is None or b is None or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(stats.spearmanr(a, b)[0])  # pyright: ignore[reportArgumentType]

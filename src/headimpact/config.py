@@ -14,14 +14,27 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints, ValidationError
 
 from headimpact import layout
 from headimpact.errors import InputError
-from headimpact.selection import check_setup, needs_measures
+from headimpact.selection import CHAMPION, RULES, check_setup, needs_measures
 
-Step = Literal["download", "ground", "segment", "data", "pretrain", "score", "measure", "select", "finetune", "report"]
+Step = Literal[
+    "download",
+    "ground",
+    "segment",
+    "data",
+    "pretrain",
+    "score",
+    "measure",
+    "examine",
+    "select",
+    "finetune",
+    "answer",
+    "tournament",
+    "report",
+]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Projection = Literal["q_proj", "k_proj", "v_proj"]
 
@@ -150,6 +163,13 @@ class Measure(Section):
     batch_images: int = Field(gt=0, description="images in a forward")
 
 
+class Examine(Section):
+    """Head Impact itself under test: under variations of its definition."""
+
+    images: int = Field(gt=1, description="images of the impact part to vary HI on; all where there are fewer")
+    batch_images: int = Field(gt=0, description="images in a forward")
+
+
 class Lora(Section):
     """The adapter."""
 
@@ -179,6 +199,44 @@ class Train(Section):
 class Evaluate(Section):
     """Evaluation on the test part."""
 
+    batch_images: int = Field(gt=0, description="images in a forward")
+
+
+class Differences(Section):
+    """The differences between two rules that matter, in the metrics' own units."""
+
+    perplexity: float = Field(gt=0, description="difference of perplexity that the images needed are told for")
+    accuracy: float = Field(gt=0, lt=1, description="difference of accuracy (0 to 1) that they are told for")
+    ans_prob: float = Field(gt=0, lt=1, description="difference of AnsProb (0 to 1) that they are told for")
+
+
+class Tournament(Section):
+    """Rules for choosing layers, set against each other."""
+
+    models: tuple[str, ...] = Field(strict=False, min_length=1, description="models that it is held on")
+    rules: tuple[str, ...] = Field(
+        strict=False,
+        min_length=2,
+        description="rules of setups, as top or knockout; draw: layers drawn from all; full: all layers, at the rank "
+        "that has the budget of K; top is compared with all others",
+    )
+    ks: tuple[PositiveInt, ...] = Field(strict=False, min_length=1, description="numbers of layers, K")
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        strict=False, min_length=2, description="training seeds, in the place of train.seed"
+    )
+    draws: int = Field(gt=1, description="draws of layers for the rule draw")
+    differences: Differences
+    workers: int = Field(gt=0, description="processes that train at once on a CPU; on a GPU it is one")
+
+
+class Answer(Section):
+    """Answers on the test part: questions in every order of their options, and what the model says of its own."""
+
+    images: int = Field(gt=1, description="images of the test part to ask about; all where there are fewer")
+    generated_images: int = Field(
+        gt=1, description="those of them to generate answers about and to show in the gallery"
+    )
+    max_new_tokens: int = Field(gt=0, description="tokens of a generated answer, at most")
     batch_images: int = Field(gt=0, description="images in a forward")
 
 
@@ -216,9 +274,12 @@ class Config(Section):
     pretrain: Pretrain
     impact: ImpactSettings
     measure: Measure
+    examine: Examine
     lora: Lora
     train: Train
     evaluate: Evaluate
+    tournament: Tournament
+    answer: Answer
     serve: Serve
 
 
@@ -240,15 +301,35 @@ class Use:
 
 STEPS: tuple[Step, ...] = get_args(Step)
 USES: dict[str, Use] = {
-    "seed": Use(("data", "score", "measure", "select", "finetune")),
-    "dataset": Use(("download", "ground", "segment", "data", "score", "measure", "finetune", "report")),
+    "seed": Use(("data", "score", "measure", "examine", "select", "finetune", "answer", "tournament")),
+    "dataset": Use(
+        (
+            "download",
+            "ground",
+            "segment",
+            "data",
+            "score",
+            "measure",
+            "examine",
+            "finetune",
+            "answer",
+            "tournament",
+            "report",
+        )
+    ),
     "model": Use(()),
     "setup": Use(()),
-    "models": Use(("score", "measure", "finetune")),
+    "models": Use(("score", "measure", "examine", "finetune", "answer", "tournament")),
     "grid": Use(()),
-    "compute.device": Use(("ground", "segment", "pretrain", "score", "measure", "finetune"), tracked=False),
-    "compute.dtype": Use(("ground", "segment", "score", "measure", "finetune")),
-    "compute.threads": Use(("ground", "segment", "pretrain", "score", "measure", "finetune"), tracked=False),
+    "compute.device": Use(
+        ("ground", "segment", "pretrain", "score", "measure", "examine", "finetune", "answer", "tournament"),
+        tracked=False,
+    ),
+    "compute.dtype": Use(("ground", "segment", "score", "measure", "examine", "finetune", "answer", "tournament")),
+    "compute.threads": Use(
+        ("ground", "segment", "pretrain", "score", "measure", "examine", "finetune", "answer", "tournament"),
+        tracked=False,
+    ),
     "scenes": Use(("data",)),
     "split": Use(("data",)),
     "min_score": Use(("data",)),
@@ -260,14 +341,21 @@ USES: dict[str, Use] = {
     "segment.batch_images": Use(("segment",), tracked=False),
     "segment": Use(("segment",)),
     "pretrain": Use(("pretrain",)),
-    "impact.mask_threshold": Use(("score",)),
-    "impact.chance_draws": Use(("score",)),
+    "impact.mask_threshold": Use(("score", "examine")),
+    "impact.chance_draws": Use(("score", "examine")),
     "impact.batch_images": Use(("score",), tracked=False),
     "measure.images": Use(("measure",)),
     "measure.batch_images": Use(("measure",), tracked=False),
-    "lora": Use(("finetune",)),
-    "train": Use(("finetune",)),
-    "evaluate": Use(("finetune",), tracked=False),
+    "examine.images": Use(("examine",)),
+    "examine.batch_images": Use(("examine",), tracked=False),
+    "lora": Use(("finetune", "tournament")),
+    "train.seed": Use(("finetune",)),
+    "train": Use(("finetune", "tournament")),
+    "evaluate": Use(("finetune", "tournament"), tracked=False),
+    "tournament.workers": Use(("tournament",), tracked=False),
+    "tournament": Use(("tournament",)),
+    "answer.batch_images": Use(("answer",), tracked=False),
+    "answer": Use(("answer",)),
     "serve": Use(("finetune",), tracked=False),
 }
 
@@ -280,7 +368,8 @@ def use_of(key: str) -> Use:
 
 def tracked_values(config: Config, step: Step, job: Job) -> dict[str, Any]:
     """The values that decide what ``step`` computes for ``job``, by dotted key."""
-    unused = tuple(f"models.{name}." for name in config.models if name != job.model)
+    used = config.tournament.models if step == "tournament" else (job.model,)
+    unused = tuple(f"models.{name}." for name in config.models if name not in used)
     if job.setup == "original":
         unused += ("lora.", "train.")
     return {
@@ -300,7 +389,10 @@ def check_override(key: str, step: str, text: str = "<value>") -> None:
     if step in use.steps and (use.steps[0] == step or not use.tracked):
         return
     if key in ("model", "setup"):
-        raise InputError(f"{step} works on no single {key}: leave --{key} out.")
+        instead = (
+            f", name models as in --tournament.models '[{text}]'" if (step, key) == ("tournament", "model") else ""
+        )
+        raise InputError(f"{step} works on no single {key}: leave --{key} out{instead}.")
     owner = f"the step {use.steps[0]}" if use.steps else "the whole grid"
     raise InputError(
         f"--{key}: this value belongs to {owner} and cannot be changed for one run of {step}: the files made "
@@ -345,6 +437,9 @@ def _check_names(config: Config, path: Path) -> None:
     _check_dataset(config.dataset, path)
     for setup in (config.setup, *config.grid.setups):
         _check_setup(setup, path)
+    _check_tournament(config.tournament, path)
+    for model in config.tournament.models:
+        check_model(config, model, f"{path}: tournament.models")
     for model in config.grid.models:
         check_model(config, model, f"{path}: grid.models")
         if config.models[model].source != layout.base(model).as_posix():
@@ -361,9 +456,22 @@ def _check_names(config: Config, path: Path) -> None:
                 f"{path}: grid.setups cannot hold {setup}. Run it directly: "
                 f"python -m headimpact finetune --setup {setup}"
             )
-    for name, cells in (("models", config.grid.models), ("setups", config.grid.setups)):
-        if len(set(cells)) < len(cells):
-            raise InputError(f"{path}: grid.{name} names one of them twice: {', '.join(cells)}.")
+    contests = config.tournament
+    lists: dict[str, Sequence[object]] = {"grid.models": config.grid.models, "grid.setups": config.grid.setups}
+    lists |= {f"tournament.{name}": getattr(contests, name) for name in ("models", "rules", "ks", "seeds")}
+    for name, values in lists.items():
+        if len(set(values)) < len(values):
+            raise InputError(f"{path}: {name} names one of them twice: {', '.join(map(str, values))}.")
+
+
+def _check_tournament(tournament: Tournament, path: Path) -> None:
+    """Its rules exist, and the one that all others are compared with is among them."""
+    for rule in tournament.rules:
+        if rule not in (*RULES, "draw", "full"):
+            near = _did_you_mean(rule, list((*RULES, "draw", "full")))
+            raise InputError(f"{path}: tournament.rules: unknown rule {rule!r}.{near}")
+    if CHAMPION not in tournament.rules:
+        raise InputError(f"{path}: tournament.rules lacks {CHAMPION}, which all others are compared with.")
 
 
 def _check_dataset(dataset: str, path: Path) -> None:
@@ -391,7 +499,16 @@ def _check_setup(setup: str, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as DVC does and as ``dvc exp run -S`` writes it; plain PyYAML reads text."""
+    """Reads 1e-5 as a number, as DVC does and as ``dvc exp run -S`` writes it (plain PyYAML reads text), and refuses a
+    key that comes twice (plain PyYAML takes the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {twice} comes twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -517,7 +634,7 @@ def _parameters(section: type[BaseModel], prefix: str) -> Iterator[Parameter]:
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _parameters(annotation, f"{prefix}{name}.")
         else:
-            yield Parameter(f"{prefix}{name}", _type(annotation), _range(field), field.description or "")
+            yield Parameter(f"{prefix}{name}", _type(annotation), _limits(field.metadata), field.description or "")
 
 
 def _described(key: str) -> Parameter | None:
@@ -530,6 +647,9 @@ def _described(key: str) -> Parameter | None:
 def _type(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        inner, *limits = get_args(annotation)
+        return f"{_type(inner)}{_limits(limits)}"
     if get_origin(annotation) is tuple:
         return f"list of {_type(get_args(annotation)[0])}"
     if get_origin(annotation) in (Union, types.UnionType):
@@ -537,6 +657,6 @@ def _type(annotation: Any) -> str:
     return {int: "whole number", float: "number", str: "text", type(None): "null"}[annotation]
 
 
-def _range(field: FieldInfo) -> str:
+def _limits(metadata: Sequence[Any]) -> str:
     words = {Gt: " above {.gt}", Ge: " from {.ge}", Lt: " below {.lt}", Le: " up to {.le}"}
-    return ",".join(words[type(limit)].format(limit) for limit in field.metadata if type(limit) in words)
+    return ",".join(words[type(limit)].format(limit) for limit in metadata if type(limit) in words)

@@ -66,6 +66,16 @@ def impact_summary(model: str) -> Path:
     return impact(model) / "summary.json"
 
 
+def impact_objects(model: str) -> Path:
+    """The scores of every object and head."""
+    return impact(model) / "objects.parquet"
+
+
+def examination(model: str) -> Path:
+    """What examine writes."""
+    return Path("outputs/examination") / model
+
+
 def measures(model: str) -> Path:
     """What measure writes: one row a layer."""
     return Path("outputs/measures") / f"{model}.csv"
@@ -99,6 +109,61 @@ def results(model: str, setup: str) -> Path:
 def result_objects(model: str, setup: str) -> Path:
     """The results of every test object."""
     return finetune(model, setup) / "objects.parquet"
+
+
+def tournament() -> Path:
+    """What tournament writes; kept between runs and in git."""
+    return Path("outputs/tournament")
+
+
+def tournament_runs(model: str) -> Path:
+    """Every run of a model: what it adapted, and its results of every test object."""
+    return tournament() / "runs" / f"{model}.parquet"
+
+
+def tournament_selections(model: str) -> Path:
+    """The layers of every setup in the tournament, with the reasons."""
+    return tournament() / "selections" / f"{model}.json"
+
+
+def tournament_table(name: str) -> Path:
+    """A table of the tournament: cells, changes or comparisons."""
+    return tournament() / f"{name}.csv"
+
+
+def tournament_verdicts() -> Path:
+    """What may be claimed, a few sentences a model."""
+    return tournament() / "verdicts.json"
+
+
+def tournament_figure() -> Path:
+    """Gain against forgetting."""
+    return tournament() / "tournament.png"
+
+
+def tournament_state(model: str, name: str) -> Path:
+    """The state that a killed run of the tournament goes on from; not an output."""
+    return Path("outputs/checkpoints/tournament") / model / f"{name}.safetensors"
+
+
+def answers(model: str, setup: str) -> Path:
+    """What answer writes."""
+    return Path("outputs/answers") / model / alias(setup)
+
+
+def answer_results(model: str, setup: str) -> Path:
+    """The figures of a setup's answers."""
+    return answers(model, setup) / "results.json"
+
+
+def order_answers(model: str, setup: str) -> Path:
+    """What every test object's question was answered with, over the orders of its options."""
+    return answers(model, setup) / "orders.parquet"
+
+
+def generated(model: str, setup: str) -> Path:
+    """The answers in the model's own words, with their scores."""
+    return answers(model, setup) / "generated.parquet"
 
 
 def training_state(model: str, setup: str) -> Path:

@@ -1,5 +1,6 @@
 """LoRA on chosen layers of the language model, or on single heads of them: attach, check, save, load."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,17 +67,51 @@ def adapted_modules(model: nn.Module) -> list[str]:
     )
 
 
-def attach(vlm: Vlm, layers: Sequence[int], settings: LoraSettings, seed: int) -> PeftModel:
+def spread(layers: int, count: int, rank: int) -> dict[int, int]:
+    """The rank of each of ``layers`` layers that together have the budget of ``count`` layers of ``rank``.
+
+    As even as whole ranks allow, those that are one higher evenly spaced. A budget of less than rank 1 a layer pays
+    for evenly spaced layers of rank 1; the others are not in the result.
+    """
+    budget = count * rank
+    ranks = {layer: (layer + 1) * budget // layers - layer * budget // layers for layer in range(layers)}
+    return {layer: own for layer, own in ranks.items() if own}
+
+
+def attach(
+    vlm: Vlm, layers: Sequence[int], settings: LoraSettings, seed: int, ranks: Mapping[int, int] | None = None
+) -> PeftModel:
     """Put fresh LoRA adapters on ``layers`` and freeze everything else.
 
     The base's own modules are wrapped in place, so that ``vlm`` sees the adapter at once. Adapter weights are
     float32 whatever the base's precision (PEFT's ``autocast_adapter_dtype``).
 
+    Args:
+        vlm: the base.
+        layers: the layers to adapt.
+        settings: hyperparameters.
+        seed: of the first weights.
+        ranks: a rank for each of the layers, in the place of ``settings.rank`` (PEFT's ``rank_pattern``); alpha / rank
+            stays what it is.
+
     Raises:
         DeadAdapterError: PEFT adapted other modules than asked for.
     """
     names = target_modules(vlm, layers, settings.targets)
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none", target_modules=names)
+    own = {  # PEFT reads the names as regular expressions
+        re.escape(name): rank
+        for layer, rank in (ranks or {}).items()
+        for name in target_modules(vlm, [layer], settings.targets)
+    }
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=names,
+        rank_pattern=dict(own),
+        alpha_pattern={name: settings.alpha * rank / settings.rank for name, rank in own.items()},
+    )
     with torch.random.fork_rng(devices=[]), _without_old_names():
         torch.manual_seed(seed)
         peft_model = get_peft_model(vlm.model, config)

@@ -30,7 +30,7 @@ from headimpact.summary import Summary
 
 Function = Callable[[Config, Job], Summary]
 Work = tuple[Step, Job]
-PER_SETUP: tuple[Step, ...] = ("select", "finetune")
+PER_SETUP: tuple[Step, ...] = ("select", "finetune", "answer")
 SOURCES: tuple[Step, ...] = ("download", "ground", "segment", "data")
 
 
@@ -83,14 +83,16 @@ def check_job(step: Step, config: Config, job: Job) -> None:
 
 def stage_name(step: Step, config: Config, job: Job) -> str | None:
     """The DVC stage of a job, or None where the graph has none."""
-    if step in ("download", "ground", "segment", "data", "report"):
+    if step in ("download", "ground", "segment", "data", "tournament", "report"):
         return step
     if job.model not in config.grid.models:
         return None
-    if step in ("pretrain", "score", "measure"):
+    if step in ("pretrain", "score", "measure", "examine"):
         return f"{step}@{job.model}"
     if step == "finetune" and job.setup == "original":
         return f"original@{job.model}"
+    if step == "answer" and job.setup == "original":
+        return f"answer-original@{job.model}"
     return f"{step}@{job.model}-{job.setup}" if job.setup in config.grid.setups else None
 
 
@@ -104,25 +106,43 @@ def upstream(step: Step, config: Config, job: Job) -> list[Work]:
             "data": ("download", "segment"),
         }
         return [(name, job) for name in names[step]]
-    if step in ("score", "measure") or (step == "finetune" and job.setup == "original"):
+    if step in ("score", "measure") or (step in ("finetune", "answer") and job.setup == "original"):
         return [("data", job), *bases]
+    if step == "examine":
+        return [("data", job), *bases, ("score", job)]
     if step == "select":
         return [("score", job), *([("measure", job)] if needs_measures(job.setup) else [])]
     if step == "finetune":
         return [("data", job), *bases, ("select", job), ("finetune", Job(job.model, "original"))]
+    if step == "tournament":
+        return [("data", job), *_contestants(config)]
+    if step == "answer":
+        return [("data", job), *bases, ("finetune", job), ("answer", Job(job.model, "original"))]
     if step == "report":
-        return [("data", job), *_grid(config)]
+        return [("data", job), *_grid(config), ("tournament", job)]
     return []
+
+
+def _contestants(config: Config) -> Iterator[Work]:
+    for model in config.tournament.models:
+        job = Job(model, "original")
+        if model in config.grid.models:
+            yield "pretrain", job
+        yield "score", job
+        yield "measure", job
 
 
 def _grid(config: Config) -> Iterator[Work]:
     for model in config.grid.models:
         yield "score", Job(model, "original")
         yield "measure", Job(model, "original")
+        yield "examine", Job(model, "original")
         yield "finetune", Job(model, "original")
+        yield "answer", Job(model, "original")
         for setup in config.grid.setups:
             yield "select", Job(model, setup)
             yield "finetune", Job(model, setup)
+            yield "answer", Job(model, setup)
 
 
 def output(step: Step, config: Config, job: Job) -> Path:
@@ -138,10 +158,16 @@ def output(step: Step, config: Config, job: Job) -> Path:
             return layout.impact(job.model)
         case "measure":
             return layout.measures(job.model)
+        case "examine":
+            return layout.examination(job.model)
         case "select":
             return layout.selection(job.model, job.setup)
         case "finetune":
             return layout.finetune(job.model, job.setup)
+        case "tournament":
+            return layout.tournament()
+        case "answer":
+            return layout.answers(job.model, job.setup)
         case "report":
             return layout.REPORTS
 

@@ -1,7 +1,7 @@
 """What a setup costs, from a checkpoint's config alone: parameters exactly, memory and time as estimates."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,8 +68,12 @@ def setup_layers(setup: Setup, layers: int) -> list[int]:
     return list(range(layers if setup.kind == "full" else setup.count))
 
 
-def count_parameters(vlm: Vlm, layers: Sequence[int], settings: lora.LoraSettings) -> lora.Parameters:
+def count_parameters(
+    vlm: Vlm, layers: Sequence[int], settings: lora.LoraSettings, ranks: Mapping[int, int] | None = None
+) -> lora.Parameters:
     """Total and trainable parameters with an adapter on ``layers`` (table 5), exactly; ``vlm`` is left as it was.
+
+    ``ranks`` is as for :func:`headimpact.lora.attach`.
 
     Raises:
         DeadAdapterError: PEFT adapted other modules than asked for.
@@ -77,7 +81,7 @@ def count_parameters(vlm: Vlm, layers: Sequence[int], settings: lora.LoraSetting
     if not layers:
         return lora.Parameters(lora.count_parameters(vlm.model).total, 0)
     trainable = [parameter.requires_grad for parameter in vlm.model.parameters()]
-    peft_model = lora.attach(vlm, layers, settings, seed=0)
+    peft_model = lora.attach(vlm, layers, settings, seed=0, ranks=ranks)
     counts = lora.count_parameters(peft_model)
     vlm.model = peft_model.unload()
     for parameter, before in zip(vlm.model.parameters(), trainable, strict=True):

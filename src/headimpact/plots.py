@@ -144,3 +144,28 @@ def _profile(axes: Axes, table: pd.DataFrame, by: str, chance: bool = False) -> 
 
 def _whole_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def stability(curve: pd.DataFrame, title: str = "") -> Figure:
+    """How many of the top-K layers two sets of n images have in common, one K below the other.
+
+    Args:
+        curve: columns way, k, n, overlap, low, high, expected (:func:`stability.curve`).
+        title: what was scored.
+    """
+    found = list(curve.groupby("k"))
+    figure = Figure(figsize=(6.4, 1.0 + 2.4 * len(found)), layout="constrained")
+    figure.suptitle(title)
+    for axes, (k, rows) in zip(figure.subplots(len(found), sharex=True, squeeze=False)[:, 0], found, strict=True):
+        for (way, own), style in zip(rows.groupby("way", sort=False), ("o-", "s--"), strict=False):
+            n = own["n"].to_numpy()
+            (line,) = axes.plot(n, own["overlap"].to_numpy(), style, markersize=4, label=str(way))
+            axes.fill_between(
+                n, own["low"].to_numpy(), own["high"].to_numpy(), alpha=0.12, linewidth=0, color=line.get_color()
+            )
+        axes.axhline(rows["expected"].iloc[0], linestyle=":", color="tab:red", label="chance level")
+        axes.set(xscale="log", ylim=(0, None), ylabel=f"of top-{k} in common")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_xlabel("images in each of two sets")
+    return figure

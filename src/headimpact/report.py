@@ -1,5 +1,6 @@
-"""Tables 1 to 5 beside the paper's, figures 4 and 5 and what they say, from the steps' files alone."""
+"""Tables 1 to 5 beside the paper's, figures 4 and 5, the tournament and what they say, from the steps' files alone."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -8,7 +9,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from headimpact import layout, paper, plots
+from headimpact import answer_findings, coco, examined, gallery, layout, paper, plots, tournament_section
 from headimpact.agreement import agreement
 from headimpact.errors import InputError
 from headimpact.files import atomic_folder, read_json
@@ -31,10 +32,12 @@ from headimpact.page import (
     to_markdown,
 )
 from headimpact.paper import beside, contradictions
-from headimpact.selection import HI_COLUMNS, MEASURES, POSITIONS, RULES
+from headimpact.selection import CHAMPION, HI_COLUMNS, MEASURES, POSITIONS, RULES
+from headimpact.standings import headlines
 
 PAGE = "report.html"
 MISSING = "missing"
+_TOURNAMENT = "tournament.png"
 _TITLES = {
     "table1": "Table 1. Models",
     "table2": "Table 2. Kruskal-Wallis test on Head Impact",
@@ -66,6 +69,22 @@ _ABOUT_AGREEMENT = (
     f"layers, and how many of their {_K} layers are the same. Gradient, knockout, share and localisation are measured "
     "by the step measure; first, middle, last and uniform go by the layer's place alone."
 )
+_ABOUT_VARIATIONS = (
+    "Head Impact computed otherwise, one thing at a time, on images of the impact part. Difference: of the mean over "
+    "all heads to the definition's, on the same objects; the intervals hold for all variations together (95 %, "
+    "clustered by image). Chance: the same attention against masks of other images. Centre blob: an ellipse half as "
+    "wide and half as high as the image, without any model; all ones: all visual tokens. Neither goes by the "
+    "threshold: the median lets every head attend to half of all tokens, and top-area tells it how many the object "
+    "has, which the blob is not told. Rank: Spearman correlation with the definition. Sinks: of every full hundred "
+    "visual tokens the one most attended to, at least one, is taken from attention and mask; the image's is that of "
+    "all heads together."
+)
+_ABOUT_VARIANCE = (
+    "The variance of Head Impact between heads, split into layers and heads within layers (nested random effects; what "
+    "the choice of images leaves is estimated, clustered by image, and taken off), beside the paper's Kruskal-Wallis "
+    "tests. Between layers: their share, with its interval over choices of images. Eta squared is the share of the sum "
+    "of squares with nothing taken off, beside its mean where heads are put into layers at random."
+)
 _ASKED = (
     "Head Impact (HI) says how well an attention head looks at the object that is being described. The paper says that "
     "training LoRA adapters on the layers of highest HI (top) changes a model more than training as many layers of "
@@ -78,6 +97,11 @@ _METHOD = (
     "where its confidence interval leaves zero out. The intervals are not corrected for the number of comparisons."
 )
 _ABOUT_CHECKS = "Found from the printed numbers alone. Nothing here depends on the models that were run."
+_RIVALS = (
+    "Other rules for choosing layers, random draws of layers, and all layers at lower ranks, each with as many "
+    "trainable parameters and several seeds (section Tournament). What can be claimed of the layers of highest HI, "
+    "with less perplexity, more accuracy and more AnsProb being better:"
+)
 _ABOUT_RUNS = (
     "Each link searches MLflow for the run whose numbers stand in this report. Start mlflow ui in the project; if your "
     "store is elsewhere, give its address and the number in the address of its experiment. MLflow shows a run of the "
@@ -95,9 +119,15 @@ class Outputs:
     summaries: Mapping[str, Mapping[str, Any]]
     impacts: Mapping[str, pd.DataFrame]
     measures: Mapping[str, pd.DataFrame]
+    variations: Mapping[str, pd.DataFrame]
+    stability: Mapping[str, pd.DataFrame]
+    variances: Mapping[str, Mapping[str, Any]]
     selections: Mapping[tuple[str, str], Mapping[str, Any]]
     results: Mapping[tuple[str, str], Mapping[str, Any]]
     headers: Mapping[tuple[str, str], Mapping[str, Any]]
+    tournament: tournament_section.Found | None
+    answers: Mapping[tuple[str, str], Mapping[str, Any]]
+    generated: Mapping[tuple[str, str], pd.DataFrame]
     missing: tuple[Path, ...]
 
     @property
@@ -118,9 +148,14 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
         "summaries": {model: layout.impact_summary(model) for model in models},
         "impacts": {model: layout.impact_table(model) for model in models},
         "measures": {model: layout.measures(model) for model in models},
+        "variations": {model: layout.examination(model) / "variations.csv" for model in models},
+        "stability": {model: layout.examination(model) / "stability.csv" for model in models},
+        "variances": {model: layout.examination(model) / "variance.json" for model in models},
         "selections": {cell: layout.selection(*cell) for cell in trained},
         "results": {cell: layout.results(*cell) for cell in cells},
         "headers": {cell: layout.adapter(*cell) / "header.json" for cell in trained},
+        "answers": {cell: layout.answer_results(*cell) for cell in cells},
+        "generated": {cell: layout.generated(*cell) for cell in cells},
     }
     read: dict[str, dict[Any, Any]] = {
         kind: {key: _read(root / path) for key, path in files.items() if (root / path).is_file()}
@@ -131,13 +166,15 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
     return Outputs(
         models=tuple(model for model in models if model in run),
         setups=tuple(setups),
+        tournament=tournament_section.read(root),
         missing=tuple(missing),
         **read,
     )
 
 
 def _read(path: Path) -> Any:
-    return pd.read_csv(path) if path.suffix == ".csv" else read_json(path)
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": read_json}
+    return readers[path.suffix](path)
 
 
 def table1(outputs: Outputs) -> pd.DataFrame:
@@ -290,7 +327,8 @@ def _table(rows: Sequence[Mapping[str, Cell]]) -> Table:
 
 
 def write(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -> Outputs:
-    """Write ``reports/``: the tables as CSV and Markdown, figures 4 and 5, report.md and report.html. All or nothing.
+    """Write ``reports/``: the tables as CSV and Markdown, figures 4 and 5, a gallery of answers a model, report.md and
+    report.html. All or nothing.
 
     Args:
         models: models to report, in order; those that were never run are only listed as missing.
@@ -314,6 +352,12 @@ def write(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -> 
         for model, impact in outputs.impacts.items():
             plots.save(plots.heatmap(impact, model), folder / f"figure4_{model}.png")
             plots.save(plots.profiles(impact, model), folder / f"figure5_{model}.png")
+        if outputs.tournament:
+            shutil.copyfile(outputs.tournament.figure, folder / _TOURNAMENT)
+        for name, page in _galleries(outputs, root).items():
+            (folder / name).write_text(page, encoding="utf-8")
+        for model, curve in outputs.stability.items():
+            plots.save(plots.stability(curve, model), folder / f"stability_{model}.png")
         report = document(outputs, made, folder)
         (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
         (folder / PAGE).write_text(to_html(report), encoding="utf-8")
@@ -337,7 +381,14 @@ def document(outputs: Outputs, made: Mapping[str, pd.DataFrame], folder: Path) -
             Section("Summary", _summary(outputs, made["table4"], judged)),
             *(Section(_TITLES[name], _beside(outputs, name, table, printed)) for name, table in made.items()),
             Section("Did the top layers move more?", [Text(_ABOUT_VERDICTS), _list(judged, "No setup top-K was run.")]),
+            Section("Tournament", tournament_section.blocks(outputs.tournament, folder / _TOURNAMENT)),
             Section("How much the rankings agree", _agreement(outputs)),
+            Section("Questions in every order of their options", answer_findings.in_orders(outputs.answers)),
+            Section(
+                "Answers in the models' own words",
+                answer_findings.in_words(outputs.answers, list(map(_gallery_name, _spoken(outputs)))),
+            ),
+            Section("Head Impact under test", _examination(outputs, folder)),
             Section("Where the paper's tables contradict themselves", _checks(printed)),
             Section("Figure 4. Head Impact of every head", _pictures(outputs, folder / "figure4")),
             Section("Figure 5. Mean Head Impact by layer and by head", _pictures(outputs, folder / "figure5")),
@@ -345,6 +396,26 @@ def document(outputs: Outputs, made: Mapping[str, pd.DataFrame], folder: Path) -
             Section("Missing", [_list(missing, "Nothing.")]),
         ],
     )
+
+
+def _spoken(outputs: Outputs) -> list[str]:
+    """Models of which answers were generated."""
+    return list(dict.fromkeys(model for model, _ in outputs.generated))
+
+
+def _gallery_name(model: str) -> str:
+    return f"gallery_{model}.html"
+
+
+def _galleries(outputs: Outputs, root: Path) -> dict[str, str]:
+    """A page a model: what all its setups say, beside each other, by the page's name."""
+    pages = {}
+    for model in _spoken(outputs):
+        said = {setup: table for (its_model, setup), table in outputs.generated.items() if its_model == model}
+        everywhere = set.intersection(*(set(table["image_id"]) for table in said.values()))
+        samples = [sample for sample in coco.read_part(root / layout.DATASET, "test") if sample.id in everywhere]
+        pages[_gallery_name(model)] = gallery.html(f"What {model} says", samples, said)
+    return pages
 
 
 def _agreement(outputs: Outputs) -> list[Block]:
@@ -363,6 +434,64 @@ def _agreement(outputs: Outputs) -> list[Block]:
     return [Text(_ABOUT_AGREEMENT), _table(list(rows.values()))] if rows else [Text("No model was scored.")]
 
 
+def _examination(outputs: Outputs, folder: Path) -> list[Block]:
+    """Head Impact by other definitions, on other images, and split into layers and heads."""
+    models = [model for model in outputs.variations if model in outputs.stability and model in outputs.variances]
+    if not models:
+        return [Text("No model was examined.")]
+    blocks: list[Block] = [Text(_ABOUT_VARIATIONS)]
+    for model in models:
+        table, curve, facts = outputs.variations[model], outputs.stability[model], outputs.variances[model]
+        counted = f"{facts['examined_objects']} objects of {facts['examined_images']} images."
+        blocks += [
+            Heading(model),
+            Text(f"{counted} {facts['layers']} layers of {facts['heads']} heads."),
+            Items(examined.sentences(table, curve, facts)),
+            _table([_variation(row) for row in _records(table)]),
+            Picture(folder / f"stability_{model}.png", f"{model}: top layers that two sets of images have in common"),
+        ]
+    variances = [_variance(model, outputs.variances[model]) for model in models]
+    return [*blocks, Heading("Layers and heads"), Text(_ABOUT_VARIANCE), _table(variances)]
+
+
+def _variation(row: Mapping[str, Any]) -> dict[str, Cell]:
+    def number(name: str, form: str = ".3f") -> str:
+        return "" if pd.isna(row[name]) else format(row[name], form)
+
+    interval = "" if pd.isna(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+    return {
+        "variation": Cell(str(row["variation"])),
+        "mean HI": Cell(number("mean_hi")),
+        "difference": Cell(number("difference", "+.3f"), interval),
+        "best head": Cell(number("best_hi"), f"layer {row['best_layer']} head {row['best_head']}"),
+        "chance": Cell(number("chance")),
+        "centre blob": Cell(number("blob")),
+        "all ones": Cell(number("ones")),
+        "heads above chance": Cell(number("above_chance", "d")),
+        "heads above the blob": Cell(number("above_blob", "d")),
+        "rank of heads": Cell(number("spearman_heads", "+.2f")),
+        "rank of layers": Cell(number("spearman_layers", "+.2f")),
+        f"top {_K} the same": Cell(f"{row['overlap']}", f"layers {row['top']}"),
+    }
+
+
+def _variance(model: str, facts: Mapping[str, Any]) -> dict[str, Cell]:
+    split, tests = facts["variance"], facts["kruskal_wallis"]
+    told = {
+        f"Kruskal-Wallis, {groups}": Cell(f"{test['statistic']:.4g}", f"df {test['df']}, p = {test['p_value']:.2g}")
+        for groups, test in tests.items()
+    }
+    return {
+        "model": Cell(model),
+        "between layers": _cell(split["share"]),
+        "95 %": Cell("" if split["low"] is None else f"{split['low']:.2f} to {split['high']:.2f}"),
+        "variance of layers": _cell(split["layers"]),
+        "of heads within layers": _cell(split["heads"]),
+        "left by images": _cell(split["images"]),
+        "eta squared": Cell(_cell(split["eta_squared"]).text, f"by chance {split['eta_squared_by_chance']:.3f}"),
+    } | told
+
+
 def _summary(outputs: Outputs, table: pd.DataFrame, judged: Sequence[Verdict]) -> list[Block]:
     blocks: list[Block] = [Text(_ASKED), Text(_counted(judged)), *([_at_a_glance(judged)] if judged else [])]
     for model, sentences in changes(table).items():
@@ -372,6 +501,10 @@ def _summary(outputs: Outputs, table: pd.DataFrame, judged: Sequence[Verdict]) -
             for top in dict.fromkeys(v.top for v in own)
         ]
         blocks += [Heading(model), Items([*sentences, *asked])]
+    if outputs.tournament:
+        told = headlines(outputs.tournament.comparisons).items()
+        rivals = [f"{model}, {CHAMPION}-{k}: {headline}." for (model, k), headline in told]
+        blocks += [Heading("Against every other rule"), Text(_RIVALS), Items(rivals)]
     return [*blocks, Heading("How to read this"), Text(_METHOD)]
 
 
@@ -472,11 +605,22 @@ def _runs(outputs: Outputs) -> list[Block]:
     for model, summary in outputs.summaries.items():
         if digest := summary.get("table_digest"):
             runs.append(Run(f"score {model}", f"{_search('score', model)} and tags.table_digest = '{digest}'"))
-    for (model, setup), results in outputs.results.items():
-        value = results.get("metrics", {}).get("perplexity", {}).get("value")
-        if value is not None:
-            number = f"tags.setup = '{setup}' and metrics.`test/perplexity` = {value}"
-            runs.append(Run(f"finetune {model} {setup}", f"{_search('finetune', model)} and {number}"))
+    for model, table in outputs.variations.items():
+        number = f"metrics.`examine/mean_hi` = {table['mean_hi'].iloc[0]}"
+        runs.append(Run(f"examine {model}", f"{_search('examine', model)} and {number}"))
+    for step, metric, found in (
+        ("finetune", "perplexity", outputs.results),
+        ("answer", "accuracy_24_orders", outputs.answers),
+    ):
+        for (model, setup), results in found.items():
+            value = results.get("metrics", {}).get(metric, {}).get("value")
+            if value is not None:
+                number = f"tags.setup = '{setup}' and metrics.`test/{metric}` = {value}"
+                runs.append(Run(f"{step} {model} {setup}", f"{_search(step, model)} and {number}"))
+    if outputs.tournament:
+        digest = f"tags.cells_digest = '{outputs.tournament.cells_digest}'"
+        for model in outputs.tournament.verdicts:
+            runs.append(Run(f"tournament, all of {model}", f"{_search('tournament run', model)} and {digest}"))
     return [Text(_ABOUT_RUNS), Runs(runs)] if runs else [Text("None.")]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -39,6 +39,29 @@ class _Scored:
     foreign: Bool[Tensor, "objects draws tokens"]
 
 
+def foreign_coverages(
+    vlm: Vlm, sample: Sample, obj: KeyObject, everything: Sequence[tuple[int, KeyObject]], draws: int, seed: int
+) -> Float[Tensor, "draws tokens"]:
+    """What objects of other images would cover of this image's visual tokens (0..1), stretched over it.
+
+    Args:
+        vlm: the model, whose geometry it is.
+        sample: this image.
+        obj: the object whose chance level this is for.
+        everything: all objects to draw from, each with the id of its image; one of another image at least.
+        draws: how many are drawn, with replacement.
+        seed: of the draw, together with the object's id.
+    """
+    rng = np.random.default_rng([seed, obj.id])
+    others = [other for image_id, other in everything if image_id != sample.id]
+    drawn = [others[i] for i in rng.integers(len(others), size=draws)]
+    stretched = [
+        np.asarray(Image.fromarray(other.mask()).resize((sample.width, sample.height), Image.Resampling.NEAREST))
+        for other in drawn
+    ]
+    return vlm.coverages(stretched)
+
+
 class Scorer:
     """Scores images against the masks of their objects; the chance level comes from the masks of other images.
 
@@ -68,14 +91,8 @@ class Scorer:
 
     def _foreign(self, sample: Sample, obj: KeyObject) -> Bool[Tensor, "draws tokens"]:
         """Token masks of objects of other images, stretched over this image."""
-        rng = np.random.default_rng([self.seed, obj.id])
-        others = [other for image_id, other in self.everything if image_id != sample.id]
-        drawn = [others[i] for i in rng.integers(len(others), size=self.draws)]
-        stretched = [
-            np.asarray(Image.fromarray(other.mask()).resize((sample.width, sample.height), Image.Resampling.NEAREST))
-            for other in drawn
-        ]
-        return torch.stack([token_mask(covered, self.threshold) for covered in self.vlm.coverages(stretched)])
+        covered = foreign_coverages(self.vlm, sample, obj, self.everything, self.draws, self.seed)
+        return torch.stack([token_mask(one, self.threshold) for one in covered])
 
     def _prepare(self, sample: Sample) -> _Scored | None:
         encoded = self.vlm.encode_image(sample.image())

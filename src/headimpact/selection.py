@@ -37,8 +37,11 @@ HI_COLUMNS = ("hi", "excess", "auroc", "mass")
 RULES = ("top", "bottom", "random", *(name for name in MEASURES if name != "hi"), "first", "middle", "last", "uniform")
 """Every rule that is used as ``<rule>-K``."""
 
+CHAMPION = "top"
+"""The rule of the paper, which a tournament compares with all others."""
+
 SETUPS = (
-    f"original, full, {', '.join(f'{rule}-K' for rule in RULES)}, draw-K-S, layers:6,8,9,11, heads:top-32, "
+    f"original, full, full-K, {', '.join(f'{rule}-K' for rule in RULES)}, draw-K-S, layers:6,8,9,11, heads:top-32, "
     "heads:8.3,8.5 (K is a whole number from 1, S one from 0)"
 )
 _FORMS = ("original", "full", "draw", "layers", "heads", *RULES)
@@ -57,7 +60,7 @@ class Setup:
     Attributes:
         text: as it was written; one text for one setup.
         kind: ``original``, ``full``, one of ``RULES``, ``draw``, ``layers`` or ``heads``.
-        count: the K of ``<rule>-K``, or the N of ``heads:top-N``; else 0.
+        count: the K of ``<rule>-K``, also of ``full-K``, or the N of ``heads:top-N``; else 0.
         draw: the S of ``draw-K-S``.
         layers: those named by ``layers:``.
         heads: those named by ``heads:``, as (layer, head).
@@ -69,6 +72,11 @@ class Setup:
     draw: int = 0
     layers: tuple[int, ...] = ()
     heads: tuple[Head, ...] = ()
+
+    @property
+    def budget(self) -> int:
+        """Of how many layers all layers share the trainable parameters, for full-K; else 0."""
+        return self.count if self.kind == "full" else 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ def check_setup(text: str) -> Setup:
     """
     if text in ("original", "full"):
         return Setup(text, text)
-    if match := re.fullmatch(rf"({'|'.join(RULES)})-([0-9]{{1,6}})", text):
+    if match := re.fullmatch(rf"(full|{'|'.join(RULES)})-([0-9]{{1,6}})", text):
         return Setup(text, match[1], count=_count(text, f"{match[1]}-", match[2]))
     if match := re.fullmatch(r"draw-([0-9]{1,6})-([0-9]{1,6})", text):
         count = _count(text, "draw-", match[1], f"-{int(match[2])}")
@@ -206,7 +214,8 @@ def select(setup: str, measured: Measured, seed: int) -> Selection:
     """Choose the layers of ``setup``, or its heads.
 
     random-K draws from the layers outside top-K and bottom-K, seeded by (seed, K). draw-K-S draws from all layers,
-    seeded by (seed, S): draws of the same S and different K are nested. ``heads:top-N`` takes the heads of highest HI.
+    seeded by (seed, S): draws of the same S and different K are nested. full-K takes every layer, at the ranks of
+    :func:`headimpact.lora.spread`. ``heads:top-N`` takes the heads of highest HI.
 
     Args:
         setup: the setup's text.
@@ -286,7 +295,7 @@ def _choose(setup: Setup, measured: Measured, seed: int) -> tuple[list[int], str
     if setup.kind == "layers":
         return list(setup.layers), "the layers named in the setup"
     if setup.kind == "full":
-        return list(range(layers)), "every layer"
+        return list(range(layers)), f"every layer, on the budget of {k}" if k else "every layer"
     return [], "no layer: the base as it is"
 
 
@@ -344,7 +353,7 @@ def _hint(text: str) -> str:
     if not near:
         return ""
     ending = {"original": "", "full": "", "draw": "-4-0", "layers": ":6,8", "heads": ":top-32"}.get(near[0], "-4")
-    if near[0] in RULES and re.fullmatch(r"[1-9][0-9]{0,5}", rest, re.ASCII):
+    if near[0] in ("full", *RULES) and re.fullmatch(r"[1-9][0-9]{0,5}", rest, re.ASCII):
         ending = f"-{rest}"
     return f" Did you mean {near[0]}{ending}?"
 

@@ -98,6 +98,13 @@ def run(step: str, model: str | None = None, setup: str | None = None) -> Iterat
     mlflow.end_run()
 
 
+@contextmanager
+def child(name: str, tags: Mapping[str, str]) -> Iterator[None]:
+    """A run nested under the open one, which what is logged in the block goes to."""
+    with mlflow.start_run(run_name=name, nested=True, tags=dict(tags)):
+        yield
+
+
 def _place() -> tuple[str | None, str | None]:
     """Where a new run goes: its parent, and its experiment (None: what MLflow's environment says)."""
     if parent := os.environ.get(PARENT_RUN):
@@ -179,9 +186,9 @@ def log_results(results: Mapping[str, Any]) -> None:
     """Log the content of results.json as final metrics.
 
     ``test/<metric>``, with ``/se``, ``/difference`` against the original and its ``/low``, ``/high`` and
-    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent``.
+    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters.
     """
-    values = {f"parameters/{name}": value for name, value in results["parameters"].items()}
+    values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
     for metric, estimate in results["metrics"].items():
         values |= {f"test/{metric}": estimate["value"], f"test/{metric}/se": estimate["se"]}
     for metric, difference in results.get("against_original", {}).items():

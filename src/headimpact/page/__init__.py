@@ -75,16 +75,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file. Markdown names it, HTML holds it."""
+    """A PNG or JPEG file. Markdown names it, HTML holds it; a ``wide`` one has the width of the page, however high."""
 
     kind: ClassVar[str] = "picture"
     path: Path
     caption: str
+    wide: bool = False
 
     @property
     def data_uri(self) -> str:
         """The whole picture as an address."""
-        return f"data:image/png;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+        kind = "png" if self.path.suffix == ".png" else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(self.path.read_bytes()).decode()}"
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,23 @@
 """Fine-tune a setup: train an adapter on the selected layers, evaluate it against the original, register it."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from peft import PeftModel
 
-from headimpact import __version__, layout, lora, metrics, plots, tracking
-from headimpact.coco import Sample
+from headimpact import __version__, finetuning, layout, lora, metrics, plots, tracking
 from headimpact.config import Config, Job
 from headimpact.errors import InputError
-from headimpact.evaluation import batches, draw_questions, evaluate_images, phrase_nll
 from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.progress import track
-from headimpact.selection import Selection
+from headimpact.selection import Selection, check_setup
 from headimpact.serving import Limits
 from headimpact.steps.inputs import dataset_digest, load_base, read_part
 from headimpact.summary import Summary
-from headimpact.training import Record, Training, TrainSettings
+from headimpact.training import Record, TrainSettings
 from headimpact.vlm import Vlm
 
 ORIGINAL = "original"
@@ -44,7 +39,7 @@ def run(config: Config, job: Job) -> Summary:
         vlm = load_base(config, job)
         _log_inputs(config, job, vlm)
         trained = None if job.setup == ORIGINAL else _train(config, job, vlm)
-        objects = _evaluate(config, job, vlm)
+        objects = finetuning.evaluate(vlm, read_part("test"), config.seed, config.evaluate.batch_images, _watch(job))
         before = None if trained is None else pd.read_parquet(layout.result_objects(job.model, ORIGINAL))
         results = _results(job, vlm, trained, objects, before)
         _write(job, trained, objects, results)
@@ -65,12 +60,8 @@ def _log_inputs(config: Config, job: Job, vlm: Vlm) -> None:
 def _train(config: Config, job: Job, vlm: Vlm) -> Trained:
     selected = read_json(layout.selection(job.model, job.setup))
     selection = Selection.from_dict(selected)
-    layers = list(selection.layers)
     settings = lora.LoraSettings(**config.lora.model_dump())
-    if selection.heads:
-        peft_model = lora.attach_heads(vlm, selection.heads, settings, config.train.seed)
-    else:
-        peft_model = lora.attach(vlm, layers, settings, config.train.seed)
+    chosen = finetuning.adapted(selection.layers, selection.heads, check_setup(job.setup).budget, settings.rank)
     header = {
         "base": job.model,
         "source": vlm.source,
@@ -80,56 +71,22 @@ def _train(config: Config, job: Job, vlm: Vlm) -> Trained:
         "dataset_digest": dataset_digest(),
         "table_digest": selected["table_digest"],
         "setup": job.setup,
-        "layers": layers,
+        "layers": list(chosen.layers),
         **({"heads": selected["heads"]} if selection.heads else {}),
         "code_version": __version__,
     }
     train = TrainSettings(**config.train.model_dump())
-    val = read_part("val")
+    fingerprint = finetuning.made_from(vlm, chosen, settings, train, header)
+    parts = finetuning.Parts(read_part("train"), read_part("val"))
     checkpoint = layout.training_state(job.model, job.setup)
-    # All that the result depends on: a checkpoint of anything else is not continued.
-    fingerprint = {"header": header, "train": asdict(train) | {"checkpoint_steps": None}}
-    fingerprint |= {"lora": config.lora.model_dump(), "dtype": str(vlm.model.dtype)}
-    training = Training(
-        vlm,
-        peft_model,
-        read_part("train"),
-        val,
-        train,
-        checkpoint,
-        hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest(),
+    peft_model, history = finetuning.train_adapter(
+        vlm, chosen, settings, train, parts, checkpoint, fingerprint, _watch(job)
     )
-    records = (record for record in training.run() if record.metric == "train/loss")
-    for _ in track(records, training.total_steps, f"training {job.model} {job.setup}"):
-        pass
-    _check_liveness(vlm, peft_model, settings, layers, val[: train.batch_images])
-    return Trained(peft_model, layers, training.history, header)
+    return Trained(peft_model, list(chosen.layers), history, header)
 
 
-def _check_liveness(
-    vlm: Vlm,
-    peft_model: PeftModel,
-    settings: lora.LoraSettings,
-    layers: Sequence[int],
-    probe: Sequence[Sample],
-) -> None:
-    adapted = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
-    with lora.disabled(peft_model):
-        original = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
-    change = float(np.abs(np.subtract(adapted, original)).max())
-    lora.check_liveness(peft_model, lora.target_modules(vlm, layers, settings.targets), change)
-
-
-def _evaluate(config: Config, job: Job, vlm: Vlm) -> pd.DataFrame:
-    samples = read_part("test")
-    questions = draw_questions(samples, config.seed)
-    groups = list(batches(samples, config.evaluate.batch_images))
-    found = [
-        asdict(result)
-        for group in track(groups, len(groups), f"evaluating {job.model} {job.setup}")
-        for result in evaluate_images(vlm, group, questions)
-    ]
-    return pd.DataFrame(found)
+def _watch(job: Job) -> finetuning.Watch:
+    return lambda items, total, what: track(items, total, f"{what} {job.model} {job.setup}")
 
 
 def _results(

@@ -1,5 +1,8 @@
 """What the steps that use a model read: the base and the dataset."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from headimpact import coco, layout, vlm
@@ -20,6 +23,12 @@ def load_base(config: Config, job: Job) -> vlm.Vlm:
 def read_part(part: str) -> list[coco.Sample]:
     """The samples of one part that have an object."""
     return [sample for sample in coco.read_part(layout.DATASET, part) if sample.objects]
+
+
+def draw_images(samples: Sequence[coco.Sample], count: int, seed: int) -> list[coco.Sample]:
+    """``count`` images in their order, or all where there are fewer; a smaller draw is part of a larger one."""
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return [samples[index] for index in sorted(chosen)]
 
 
 def dataset_digest() -> str:

@@ -1,14 +1,12 @@
 """Measure what Head Impact does not say about a layer."""
 
-import numpy as np
-
 from headimpact import layout, tracking
 from headimpact.config import Config, Job
 from headimpact.evaluation import batches
 from headimpact.files import atomic_file
 from headimpact.measures import measure
 from headimpact.progress import track
-from headimpact.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.steps.inputs import dataset_digest, draw_images, load_base, read_part
 from headimpact.summary import Summary
 
 # Those of the paper's adapters, whatever lora.targets is: so that this step does not depend on it.
@@ -17,9 +15,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj")
 
 def run(config: Config, job: Job) -> Summary:
     """Gradient, knockout, attention share and localisation of every layer, on images of the impact part."""
-    samples = read_part("impact")
-    chosen = np.random.default_rng(config.seed).permutation(len(samples))[: config.measure.images]
-    samples = [samples[index] for index in sorted(chosen)]
+    samples = draw_images(read_part("impact"), config.measure.images, config.seed)
     path = layout.measures(job.model)
     with tracking.run("measure", job.model) as run_id:
         tracking.log_parameters({"model": job.model, "dataset": config.dataset, "measure": config.measure.model_dump()})

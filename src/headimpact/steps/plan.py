@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headimpact import coco, layout, lora, planning, tracking, vlm
+from headimpact import coco, finetuning, layout, lora, planning, tracking, vlm
 from headimpact.config import Config, Job
 from headimpact.errors import InputError
 from headimpact.selection import parse_setup
@@ -110,9 +110,11 @@ def _facts(job: Job, model: Vlm, images: _Images, load: planning.Workload) -> li
 
 def _cost(config: Config, model: Vlm, text: str, load: planning.Workload, train: int | None, machine: _Machine) -> str:
     settings = lora.LoraSettings(**config.lora.model_dump())
-    layers = planning.setup_layers(parse_setup(text, model.layers), model.layers)
-    counts = planning.count_parameters(model, layers, settings)
-    lowest = min(layers, default=None)
+    setup = parse_setup(text, model.layers)
+    layers = planning.setup_layers(setup, model.layers)
+    chosen = finetuning.adapted(layers, (), setup.budget, settings.rank)
+    counts = planning.count_parameters(model, chosen.layers, settings, chosen.ranks)
+    lowest = min(chosen.layers, default=None)
     found = planning.estimate(model, load, lowest, counts.trainable, machine.dtype)
     memory = f"{_size(found.memory)} ({_size(found.weights)} of it weights)"
     seconds = found.flops / machine.rate

@@ -1,0 +1,76 @@
+"""Who takes part, which runs that takes, and that finished ones are kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headimpact import contest, metrics
+from headimpact.contest import ORIGINAL, Contest, Contestant, Key, Run
+from headimpact.finetuning import Adapted
+
+
+def objects(value: float) -> pd.DataFrame:
+    """Three objects of two images; a column more than is kept."""
+    found = {"image_id": [1, 1, 2], "object_id": [10, 11, 20], "phrase": list("abc")}
+    return pd.DataFrame(
+        found | {"nll": [value, 1.0, 2.0], "correct": [True, False, True], "ans_prob": [0.5, 0.25, 1.0]}
+    )
+
+
+def contest_of(*runs: Run) -> Contest:
+    entered = {Contestant("top", i + 1, 0, 0): run for i, run in enumerate(runs)}
+    return Contest("tiny", None, "now", entered, {}, 1)
+
+
+def test_every_rule_meets_every_k_and_seed_and_draws_have_one_seed_each():
+    found = list(contest.contestants(["top", "draw"], [1, 4], [7, 8], 3))
+    assert len(found) == 2 * 2 + 2 * 3
+    assert [entry.setup for entry in found[:4]] == ["top-1", "top-1", "top-4", "top-4"]
+    assert [(entry.setup, entry.seed) for entry in found[-3:]] == [("draw-4-0", 7), ("draw-4-1", 8), ("draw-4-2", 7)]
+
+
+def test_a_run_is_known_by_layers_ranks_and_seed():
+    assert ORIGINAL.key == Key("", "", 0)
+    assert Run(Adapted((0, 3)), 2).key == Key("0,3", "", 2)
+    assert Run(Adapted((0, 3), (), {0: 2, 3: 1}), 2).key == Key("0,3", "2,1", 2)
+
+
+def test_finished_runs_are_kept_and_those_of_another_context_dropped(tmp_path: Path):
+    path, first, second = tmp_path / "runs" / "tiny.parquet", Run(Adapted((0,)), 0), Run(Adapted((0, 3)), 1)
+    assert contest.finished(contest.read_runs(path, "now")) == set()
+    contest.keep(path, "before", first, 10, objects(9.0))
+    assert contest.finished(contest.read_runs(path, "now")) == set()
+    contest.keep(path, "now", ORIGINAL, 0, objects(3.0))
+    contest.keep(path, "now", second, 20, objects(4.0))
+    table = contest.read_runs(path, "now")
+    assert contest.finished(table) == {ORIGINAL.key, second.key}
+    assert set(pd.read_parquet(path)["context"]) == {"now"}
+    assert contest.original(table)["nll"].tolist() == [3.0, 1.0, 2.0]
+
+
+def test_rules_that_take_the_same_layers_share_one_run(tmp_path: Path):
+    path, shared, other = tmp_path / "runs.parquet", Run(Adapted((0,)), 0), Run(Adapted((2,)), 0)
+    for run, value in ((shared, 4.0), (other, 5.0)):
+        contest.keep(path, "now", run, 20, objects(value))
+    table = contest.read_runs(path, "now")
+    entered = contest_of(shared, shared, other)
+    long = contest.long_table(entered, table)
+    assert len(long) == 3 * 3
+    assert long.groupby("k")["nll"].first().tolist() == [4.0, 4.0, 5.0]
+    cells = contest.cells(entered, table, 8)
+    assert cells["layers"].tolist() == ["0", "0", "2"]
+    assert cells["rank"].tolist() == ["8", "8", "8"]
+    assert cells["trainable"].tolist() == [20, 20, 20]
+    expected = metrics.perplexity(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2])).value
+    assert cells["perplexity"].iloc[2] == pytest.approx(expected)
+    assert cells["accuracy"].iloc[0] == pytest.approx(2 / 3)
+    assert cells["ans_prob"].iloc[0] == pytest.approx(7 / 12)
+
+
+@pytest.mark.parametrize(("ranks", "told"), [({0: 2, 1: 3, 2: 2}, "2 to 3"), ({0: 1, 2: 1}, "1")])
+def test_ranks_are_told(tmp_path: Path, ranks: dict[int, int], told: str):
+    run = Run(Adapted(tuple(ranks), (), ranks), 0)
+    contest.keep(tmp_path / "runs", "now", run, 20, objects(1.0))
+    assert contest.cells(contest_of(run), contest.read_runs(tmp_path / "runs", "now"), 8)["rank"].tolist() == [told]

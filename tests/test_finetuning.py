@@ -1,0 +1,93 @@
+"""A cell from the layers to the results: what is adapted, what it is known by, and that it is alive."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from headimpact import bases, coco, finetuning, lora, scenes
+from headimpact.finetuning import Adapted, Parts
+from headimpact.training import TrainSettings
+
+LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
+TRAIN = TrainSettings(
+    seed=0,
+    lr=1e-2,
+    epochs=1,
+    batch_images=2,
+    accumulation=1,
+    warmup_share=0.2,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    evals_per_epoch=1,
+    patience=9,
+    checkpoint_steps=1,
+)
+
+
+def unwatched(items, total, what):
+    return items
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_dataset(folder, {"impact": 1, "train": 2, "val": 2, "test": 2}, seed=0)
+    return folder
+
+
+def test_what_a_selection_adapts():
+    assert finetuning.adapted([1, 3], [], 0, 8) == Adapted((1, 3))
+    assert finetuning.adapted([1, 3], [(1, 0), (3, 2)], 0, 8) == Adapted((1, 3), ((1, 0), (3, 2)))
+    assert finetuning.adapted(range(3), [], 1, 5) == Adapted((0, 1, 2), (), {0: 1, 1: 2, 2: 2})
+    assert finetuning.adapted(range(4), [], 1, 2) == Adapted((1, 3), (), {1: 1, 3: 1})
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [Adapted((1, 3)), Adapted((1,), ((1, 0),)), Adapted((0, 5), (), {0: 1, 5: 3})],
+    ids=["layers", "heads", "ranks"],
+)
+def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Adapted, folder: Path, tmp_path: Path):
+    vlm = bases.build("tiny-smolvlm", 3)
+    parts = Parts(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
+    test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
+    before = finetuning.evaluate(vlm, test, 0, 2, unwatched)
+    steps = []
+
+    def watch(items, total, what):
+        steps.append((total, what))
+        return items
+
+    peft_model, history = finetuning.train_adapter(vlm, chosen, LORA, TRAIN, parts, tmp_path / "state", "same", watch)
+    assert lora.adapted_modules(peft_model) == sorted(lora.target_modules(vlm, chosen.layers, LORA.targets))
+    assert steps == [(1, "training")]
+    assert {record.metric for record in history} == {"train/loss", "train/lr", "val/perplexity"}
+    after = finetuning.evaluate(vlm, test, 0, 2, unwatched)
+    assert after["object_id"].tolist() == before["object_id"].tolist()
+    assert (after["nll"] != before["nll"]).any()
+
+
+def test_an_adapter_that_learned_nothing_is_refused(folder: Path, tmp_path: Path):
+    vlm = bases.build("tiny-smolvlm", 3)
+    parts = Parts(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
+    settings = dataclasses.replace(TRAIN, lr=1e-30)
+    with pytest.raises(lora.DeadAdapterError, match="does not change the logits"):
+        finetuning.train_adapter(vlm, Adapted((1,)), LORA, settings, parts, tmp_path / "state", "same", unwatched)
+
+
+def test_a_cell_is_known_by_all_that_decides_it():
+    vlm = bases.build("tiny-smolvlm", 3)
+    known = (Adapted((1, 3)), LORA, TRAIN, {"base": "a"})
+    others = [
+        (Adapted((1, 4)), LORA, TRAIN, {"base": "a"}),
+        (Adapted((1, 3), ((1, 0), (3, 0))), LORA, TRAIN, {"base": "a"}),
+        (Adapted((1, 3), (), {1: 1, 3: 2}), LORA, TRAIN, {"base": "a"}),
+        (Adapted((1, 3)), dataclasses.replace(LORA, rank=3), TRAIN, {"base": "a"}),
+        (Adapted((1, 3)), LORA, dataclasses.replace(TRAIN, seed=1), {"base": "a"}),
+        (Adapted((1, 3)), LORA, TRAIN, {"base": "b"}),
+    ]
+    found = {finetuning.made_from(vlm, *one) for one in (known, *others)}
+    assert len(found) == 1 + len(others)
+    seldom = dataclasses.replace(TRAIN, checkpoint_steps=50)
+    assert finetuning.made_from(vlm, known[0], LORA, seldom, known[3]) == finetuning.made_from(vlm, *known)
