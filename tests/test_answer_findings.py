@@ -41,10 +41,10 @@ def test_orders_in_words():
     said = sentences(answer_findings.in_orders(RESULTS))
     assert said[0] == (
         "tiny, original: right in 0.800 of the answers over all orders and in 0.900 in the single one; the order "
-        "decides the choice for 0.300 of the objects, and no label is favoured beyond two standard errors."
+        "decides the choice for 0.300 of the objects, and no label is favoured beyond 2.5 standard errors."
     )
     assert said[1].endswith("and label D is favoured with 0.280 of the probability.")
-    assert said[2].endswith("no label is favoured beyond two standard errors.")
+    assert said[2].endswith("no label is favoured beyond 2.5 standard errors.")
     assert said[3] == (
         "tiny, accuracy over all orders against the original: lower under top-4; no change can be claimed under full. "
         "The single order would have claimed otherwise of top-4."

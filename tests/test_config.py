@@ -215,6 +215,9 @@ def test_every_way_to_write_a_number(params: Path, text: str) -> None:
         ("models.smolvlm.revision", "score", True),
         ("models.smolvlm.revision", "finetune", False),
         ("grid.models", "report", False),
+        ("tournament.seeds", "tournament", True),
+        ("answer.images", "answer", False),  # setups are compared
+        ("answer.batch_images", "answer", True),
         ("train.lr", "main", False),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from headimpact import contest, metrics
 from headimpact.contest import ORIGINAL, Contest, Contestant, Key, Run
+from headimpact.errors import InputError
 from headimpact.finetuning import Adapted
 
 
@@ -37,16 +38,18 @@ def test_a_run_is_known_by_layers_ranks_and_seed():
     assert Run(Adapted((0, 3), (), {0: 2, 3: 1}), 2).key == Key("0,3", "2,1", 2)
 
 
-def test_finished_runs_are_kept_and_those_of_another_context_dropped(tmp_path: Path):
+def test_finished_runs_are_kept_and_those_of_another_context_left_alone(tmp_path: Path):
     path, first, second = tmp_path / "runs" / "tiny.parquet", Run(Adapted((0,)), 0), Run(Adapted((0, 3)), 1)
     assert contest.finished(contest.read_runs(path, "now")) == set()
     contest.keep(path, "before", first, 10, objects(9.0))
     assert contest.finished(contest.read_runs(path, "now")) == set()
     contest.keep(path, "now", ORIGINAL, 0, objects(3.0))
+    one = pd.read_parquet(path)
     contest.keep(path, "now", second, 20, objects(4.0))
+    pd.testing.assert_frame_equal(pd.read_parquet(path).head(len(one)), one)
     table = contest.read_runs(path, "now")
     assert contest.finished(table) == {ORIGINAL.key, second.key}
-    assert set(pd.read_parquet(path)["context"]) == {"now"}
+    assert contest.finished(contest.read_runs(path, "before")) == {first.key}
     assert contest.original(table)["nll"].tolist() == [3.0, 1.0, 2.0]
 
 
@@ -74,3 +77,14 @@ def test_ranks_are_told(tmp_path: Path, ranks: dict[int, int], told: str):
     run = Run(Adapted(tuple(ranks), (), ranks), 0)
     contest.keep(tmp_path / "runs", "now", run, 20, objects(1.0))
     assert contest.cells(contest_of(run), contest.read_runs(tmp_path / "runs", "now"), 8)["rank"].tolist() == [told]
+
+
+@pytest.mark.parametrize("content", [b"PAR1 cut off", b""])
+def test_a_damaged_file_is_told(tmp_path: Path, content: bytes):
+    path = tmp_path / "tiny.parquet"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"tiny\.parquet is damaged .*its runs are trained again"):
+        contest.read_runs(path, "now")
+    pd.DataFrame({"nll": [1.0]}).to_parquet(path)
+    with pytest.raises(InputError, match=r"tiny\.parquet is damaged"):
+        contest.read_runs(path, "now")

@@ -121,6 +121,16 @@ def test_where_no_rule_differs_at_most_5_percent_of_tournaments_have_a_winner(
     assert false / times <= 0.05
 
 
+def test_where_the_champions_seeds_vary_much_more_than_the_others_more_tournaments_have_a_winner():
+    """The known limit, which the report names: seeds are taken to move the rules of one K about alike."""
+    rng, times = np.random.default_rng(5), 100
+    settings = {"run_sd": 0.05, "unequal": {"top": 5.0}}
+    false = sum(any(c.winner for c in analyse(tournament(rng, **settings)).comparisons) for _ in range(times))
+    print(f"{settings}: winners in {false / times:.3f} of {times}")
+    # 0.097 of 300 (seed 5); 0.03 is its standard error in 100
+    assert false / times <= 0.097 + 3 * 0.03
+
+
 def test_a_planted_difference_is_found_and_takes_the_images_that_the_formula_says():
     rng = np.random.default_rng(22)
     difference = 0.3  # perplexity

@@ -129,11 +129,11 @@ def _value(found: Mapping[str, Any], name: str) -> str:
 
 
 def _favourite(found: Mapping[str, Any]) -> str:
-    """Which label has the most probability, if its interval leaves 0.25 out (about 95 %: two standard errors)."""
+    """Which label has the most probability, if that is above 0.25 by 2.5 standard errors (5 % for all four)."""
     name = max(_LABELS, key=lambda label: found["metrics"][label]["value"])
     estimate = found["metrics"][name]
-    if estimate["value"] - 2 * estimate["se"] <= 1 / len(_LABELS):
-        return "no label is favoured beyond two standard errors"
+    if estimate["value"] - 2.5 * estimate["se"] <= 1 / len(_LABELS):
+        return "no label is favoured beyond 2.5 standard errors"
     return f"{_LABELS[name]} is favoured with {estimate['value']:.3f} of the probability"
 
 

@@ -177,9 +177,10 @@ def analyse(runs: Runs, champion: str = "top", confidence: float = 0.95) -> Tour
     each has the larger of its own s2 and the mean s2 of the rules of this K, with Satterthwaite's degrees of
     freedom for that mean (fewer where rules vary unequally). This leans on seeds moving the rules of one K about
     alike: measured, a winner where there is none comes in 1 % of tournaments or fewer, in 2 % where a rival varies
-    three times as much as the others, in 4 % where the champion varies twice as much, in 7 % where it varies three
-    times as much. Draws of layers are another matter: a rule that draws has its own s2 and draws - 1 degrees of
-    freedom, so a few draws prove little about the mean over all draws.
+    three times as much as the others, and where the champion does so in 4 % (twice), 7 % (three times), 10 % (five
+    times) and 14 % (ten times as much): with three seeds its own spread is at times far too small by luck. Draws of
+    layers are another matter: a rule that draws has its own s2 and draws - 1 degrees of freedom, so a few draws prove
+    little about the mean over all draws.
 
     Intervals and p-values of comparisons are corrected by Bonferroni for all K, measures and rivals of the
     tournament, where rivals that took the same layers count once, and those that took the champion's not at all.

@@ -293,10 +293,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Use:
-    """The steps that use a value, in order; ``tracked``: a change makes what they wrote stale."""
+    """The steps that use a value, in order; ``tracked``: a change makes what they wrote stale; ``shared``: results that
+    are compared with each other have it in common, so that none is made with another one."""
 
     steps: tuple[Step, ...]
     tracked: bool = True
+    shared: bool = False
 
 
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -355,7 +357,7 @@ USES: dict[str, Use] = {
     "tournament.workers": Use(("tournament",), tracked=False),
     "tournament": Use(("tournament",)),
     "answer.batch_images": Use(("answer",), tracked=False),
-    "answer": Use(("answer",)),
+    "answer": Use(("answer",), shared=True),
     "serve": Use(("finetune",), tracked=False),
 }
 
@@ -386,14 +388,14 @@ def check_override(key: str, step: str, text: str = "<value>") -> None:
         InputError: an earlier step uses the value (its files would not agree with it), or this one does not.
     """
     use = use_of(key)
-    if step in use.steps and (use.steps[0] == step or not use.tracked):
+    if step in use.steps and (use.steps[0] == step or not use.tracked) and not use.shared:
         return
     if key in ("model", "setup"):
         instead = (
             f", name models as in --tournament.models '[{text}]'" if (step, key) == ("tournament", "model") else ""
         )
         raise InputError(f"{step} works on no single {key}: leave --{key} out{instead}.")
-    owner = f"the step {use.steps[0]}" if use.steps else "the whole grid"
+    owner = f"the step {use.steps[0]}" if use.steps and not use.shared else "the whole grid"
     raise InputError(
         f"--{key}: this value belongs to {owner} and cannot be changed for one run of {step}: the files made "
         f"before would not agree with it. Change it in {layout.PARAMS}, or try it as an experiment:\n"

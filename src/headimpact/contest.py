@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from pyarrow import ArrowException
 
 from headimpact import metrics
+from headimpact.errors import InputError
 from headimpact.files import atomic_file
 from headimpact.finetuning import Adapted
 from headimpact.selection import Selection
@@ -58,6 +60,7 @@ class Run:
         return Key(",".join(map(str, layers)), ",".join(str(ranks[layer]) for layer in ranks and layers), self.seed)
 
 
+_COLUMNS = ["context", *Key._fields, "trainable", *RESULTS]
 ORIGINAL = Run(Adapted(()), 0)
 
 
@@ -93,12 +96,22 @@ def contestants(rules: Sequence[str], ks: Sequence[int], seeds: Sequence[int], d
 
 
 def read_runs(path: Path, context: str) -> pd.DataFrame:
-    """The results of the finished runs: one row a run and object. Those of another context are left out."""
-    columns = ["context", *Key._fields, "trainable", *RESULTS]
-    if not path.exists():
-        return pd.DataFrame(columns=columns)
-    table = pd.read_parquet(path)
+    """The results of the finished runs: one row a run and object. Those of another context are left out.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    table = _read(path)
     return table[table["context"] == context]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame(columns=_COLUMNS)
+    try:
+        return pd.read_parquet(path, columns=_COLUMNS)
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}). Restore it or remove it: its runs are trained again.") from None
 
 
 def finished(table: pd.DataFrame) -> set[Key]:
@@ -107,10 +120,10 @@ def finished(table: pd.DataFrame) -> set[Key]:
 
 
 def keep(path: Path, context: str, run: Run, trainable: int, objects: pd.DataFrame) -> None:
-    """Add a finished run to the file, which is whole at every moment; runs of another context are dropped."""
+    """Add a finished run to the file, which is whole at every moment; runs of other contexts stay."""
     found = objects[RESULTS].assign(context=context, **run.key._asdict(), trainable=trainable)
-    found = found.astype({"nll": "float32", "ans_prob": "float32"})
-    before = read_runs(path, context)
+    found = found[_COLUMNS].astype({"nll": "float32", "ans_prob": "float32"})
+    before = _read(path)
     with atomic_file(path) as aside:
         (pd.concat([before, found]) if len(before) else found).to_parquet(aside, index=False)
 

@@ -58,7 +58,7 @@ def sinks(name: str, row: Row, heads: int) -> str:
     else:
         told = f"the mean HI changes by {_interval(row)}: no effect can be claimed"
     kept = "" if not row["left_out"] else f" ({row['left_out']:.1%} of the scores had no token of the object left)"
-    raised = f"{row['above_definition']} of {heads} heads rise beyond chance"
+    raised = f"{row['above_definition']} of {heads} heads rise significantly"
     return f"{_capital(name)}: {told}{kept}. {_capital(raised)}; {_same(row)} of the top layers stay."
 
 

@@ -26,6 +26,9 @@ ORDERS: Int[np.ndarray, "orders labels"] = np.array(list(itertools.permutations(
 """Which option stands beside each label; the first is the order in which a question was drawn."""
 
 
+_MOST_OBJECTS = 8  # in a forward
+
+
 @dataclass(frozen=True, eq=False)
 class OrderAnswers:
     """One question an object, asked in several orders of its options; every figure is over those orders.
@@ -95,7 +98,8 @@ def ask_in_orders(
 ) -> Float[np.ndarray, "objects _orders _labels"]:
     """Log-probability (nats) of every option label, for every object of a few images and every order.
 
-    All orders of an object's question share the image in one packed sequence where the decoder is causal.
+    All orders of an object's question share the image in one packed sequence where the decoder is causal. Where the
+    prompt attends to itself in both directions nothing can be shared, and each order is a sequence.
 
     Args:
         vlm: the model.
@@ -104,21 +108,25 @@ def ask_in_orders(
         orders: which option of the question stands beside each label.
     """
     encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    talks: list[list[Tokens]] = []
-    images: list[int] = []
-    labels: list[torch.Tensor | None] = []
-    for index, sample in enumerate(samples):
-        for obj in sample.objects:
-            talk, ids = _conversations(vlm, questions[obj.id], encoded[index].grid, orders)
-            talks.append(talk)
-            images.append(index)
-            labels += [ids] * len(talk)
     features = vlm.image_features(encoded)
-    # An object a sequence: with all of an image in one, attention would grow with the square of their number.
-    packed = packing.pack_images(talks, vlm.bidirectional_prompt)
-    hidden = vlm.hidden_states(packed.batch, [features[images[talk]] for talk in packed.images])
-    found = likelihood.option_log_probabilities(vlm, packed, hidden, labels)
-    return found.reshape(len(talks), *orders.shape).cpu().numpy()
+    images = [index for index, sample in enumerate(samples) for _ in sample.objects]
+    asked = [
+        _conversations(vlm, questions[obj.id], image.grid, orders)
+        for image, sample in zip(encoded, samples, strict=True)
+        for obj in sample.objects
+    ]
+    found = []
+    # Memory: where no two orders share a sequence, those of one object are a batch already.
+    size = 1 if vlm.bidirectional_prompt else _MOST_OBJECTS
+    for start in range(0, len(asked), size):
+        group = range(start, min(start + size, len(asked)))
+        talks = [asked[index][0] for index in group]
+        labels = [asked[index][1] for index in group for _ in orders]
+        # An object a sequence: with all of an image in one, attention would grow with the square of their number.
+        packed = packing.pack_images(talks, vlm.bidirectional_prompt)
+        hidden = vlm.hidden_states(packed.batch, [features[images[group[talk]]] for talk in packed.images])
+        found.append(likelihood.option_log_probabilities(vlm, packed, hidden, labels).cpu())
+    return torch.cat(found).reshape(len(asked), *orders.shape).numpy()
 
 
 def _conversations(

@@ -94,13 +94,16 @@ _METHOD = (
     "Every adapter was measured on the same test objects as the original model. Perplexity says how well the model "
     "foresees the descriptions it was trained for; accuracy and AnsProb (the probability of the right answer) say "
     "whether it still answers questions with four options, which it was not trained for. A change is claimed only "
-    "where its confidence interval leaves zero out. The intervals are not corrected for the number of comparisons."
+    "where its confidence interval leaves zero out. These intervals cover other test images alone: there is one "
+    "adapter a setup, and they are not corrected for the number of comparisons. Other training seeds, and corrected "
+    "intervals, are the matter of the tournament."
 )
 _ABOUT_CHECKS = "Found from the printed numbers alone. Nothing here depends on the models that were run."
 _RIVALS = (
-    "Other rules for choosing layers, random draws of layers, and all layers at lower ranks, each with as many "
-    "trainable parameters and several seeds (section Tournament). What can be claimed of the layers of highest HI, "
-    "with less perplexity, more accuracy and more AnsProb being better:"
+    "Other rules for choosing layers, random draws of layers, and the budget spread over all layers (over evenly "
+    "spaced ones where it is less than rank 1 a layer: full), each with as many trainable parameters and several seeds "
+    "(section Tournament). What can be claimed of the layers of highest HI, with less perplexity, more accuracy and "
+    "more AnsProb being better:"
 )
 _ABOUT_RUNS = (
     "Each link searches MLflow for the run whose numbers stand in this report. Start mlflow ui in the project; if your "

@@ -214,8 +214,9 @@ def select(setup: str, measured: Measured, seed: int) -> Selection:
     """Choose the layers of ``setup``, or its heads.
 
     random-K draws from the layers outside top-K and bottom-K, seeded by (seed, K). draw-K-S draws from all layers,
-    seeded by (seed, S): draws of the same S and different K are nested. full-K takes every layer, at the ranks of
-    :func:`headimpact.lora.spread`. ``heads:top-N`` takes the heads of highest HI.
+    seeded by (seed, S): draws of the same S and different K are nested. full-K takes every layer; finetune gives
+    them the ranks of :func:`headimpact.lora.spread`: where the budget is less than rank 1 a layer, evenly spaced layers
+    alone have one. ``heads:top-N`` takes the heads of highest HI.
 
     Args:
         setup: the setup's text.
@@ -295,7 +296,11 @@ def _choose(setup: Setup, measured: Measured, seed: int) -> tuple[list[int], str
     if setup.kind == "layers":
         return list(setup.layers), "the layers named in the setup"
     if setup.kind == "full":
-        return list(range(layers)), f"every layer, on the budget of {k}" if k else "every layer"
+        return list(range(layers)), (
+            f"every layer, on the budget of {k} (evenly spaced ones where that is less than rank 1 a layer)"
+            if k
+            else "every layer"
+        )
     return [], "no layer: the base as it is"
 
 

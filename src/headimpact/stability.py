@@ -140,7 +140,7 @@ def variance_split(
     square is estimated clustered by image (an image's objects are not independent, nor are heads), and taken off.
 
     Raises:
-        InputError: fewer than two layers, heads or images.
+        InputError: fewer than two layers or heads, or than three images.
     """
     if min(iou.shape[1:]) < 2:
         raise InputError(f"There is no variance to split: {iou.shape[1]} layers x {iou.shape[2]} heads are too few.")

@@ -29,8 +29,9 @@ _ABOUT_CHANGES = (
 _ABOUT_COMPARISONS = (
     "How much better (below 0: worse) top by HI does than each rival: less perplexity, more accuracy, more AnsProb. "
     "Below it the interval; all intervals of one model hold the truth at once with 95 % confidence (Bonferroni, half "
-    "of it for the random draws), provided that seeds move the rules of one K about alike. What can be claimed stands "
-    "out. Rules joined by = took the same layers and have the same runs."
+    "of it for the random draws), provided that seeds move the rules of one K about alike. Where those of top vary "
+    "five times as much as the others', one of ten simulated tournaments without any difference made a claim: then "
+    "take more seeds. What can be claimed stands out. Rules joined by = took the same layers and have the same runs."
 )
 _ABOUT_IMAGES = (
     "Test images with which a true difference of that size would be claimed with probability 0.8, with as many runs as "

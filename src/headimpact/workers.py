@@ -30,6 +30,7 @@ def work(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
         return
     # Fresh processes: a copy of this one would inherit its locks and threads as they are.
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_begin)
     try:
         waiting = {pool.submit(function, task): task for task in tasks}
@@ -42,7 +43,8 @@ def work(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
         ) from None
     finally:
         for process in multiprocessing.active_children():
-            process.terminate()
+            if process not in others:
+                process.terminate()
         pool.shutdown(cancel_futures=True)
 
 

@@ -158,7 +158,7 @@ def _train_settings(config: Config, seed: int) -> TrainSettings:
 def _train(config: Config, contests: Sequence[Contest]) -> int:
     """Make the runs that are missing and keep each as soon as it is there; gives their number."""
     workers = min(entry.workers for entry in contests)
-    threads = config.compute.threads or max(1, torch.get_num_threads() // workers)
+    threads = max(1, (config.compute.threads or torch.get_num_threads()) // workers)
     missing: dict[tuple[str, Key], Task] = {}
     for entry in contests:
         known = contest.finished(contest.read_runs(layout.tournament_runs(entry.model), entry.context))
