@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python benchmarks/meaning.py [--images 200]
 
-On the test part of the dataset (make it first: ``python -m headimpact data``). Without the image: the same model on
+On the test part of the dataset (make it first: ``headimpact data``). Without the image: the same model on
 a grey image of the same size. The best head is scored on as many images of the impact part (its HI on the whole part
 stands in ``outputs/impact/``).
 """
@@ -19,10 +19,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from headimpact import bases, config, layout, metrics, vlm
-from headimpact.coco import Sample, read_part
-from headimpact.evaluation import batches, draw_questions, evaluate_images, phrase_nll
-from headimpact.scoring import Scorer
+from headimpact import statistics
+from headimpact.data.coco import Sample, read_part
+from headimpact.engine.phrases import batches, phrase_nll
+from headimpact.evaluation.objects import draw_questions, evaluate_images
+from headimpact.impact.scoring import Scorer
+from headimpact.lifecycle import config, layout
+from headimpact.tiny import bases
+from headimpact.vlm import loading
+from headimpact.vlm.base import Vlm
 
 BATCH = 8
 
@@ -31,9 +36,9 @@ BATCH = 8
 class Meaning:
     """What a base makes of the dataset."""
 
-    accuracy: metrics.Estimate
-    perplexity: metrics.Estimate
-    blank_perplexity: metrics.Estimate
+    accuracy: statistics.Estimate
+    perplexity: statistics.Estimate
+    blank_perplexity: statistics.Estimate
     best_head: pd.Series
 
 
@@ -47,13 +52,13 @@ def blank(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     return found
 
 
-def perplexity(base: vlm.Vlm, samples: Sequence[Sample]) -> metrics.Estimate:
+def perplexity(base: Vlm, samples: Sequence[Sample]) -> statistics.Estimate:
     """Perplexity of the phrases (eq. 3)."""
     rows = [row for group in batches(samples, BATCH) for row in phrase_nll(base, group)]
-    return metrics.perplexity(np.array([row[2] for row in rows]), np.array([row[0].id for row in rows]))
+    return statistics.perplexity(np.array([row[2] for row in rows]), np.array([row[0].id for row in rows]))
 
 
-def measure(base: vlm.Vlm, data: Path, images: int, settings: config.Config) -> Meaning:
+def measure(base: Vlm, data: Path, images: int, settings: config.Config) -> Meaning:
     """Evaluate on the first ``images`` test images, score on as many impact images."""
     test = [sample for sample in read_part(data, "test") if sample.objects]
     questions = draw_questions(test, settings.seed)
@@ -69,7 +74,7 @@ def measure(base: vlm.Vlm, data: Path, images: int, settings: config.Config) -> 
         scorer.score(group)
     table = scorer.accumulator.result().table()
     best = table.iloc[int(table["hi"].to_numpy().argmax())]
-    return Meaning(metrics.clustered_mean(correct, clusters), perplexity(base, test), without, best)
+    return Meaning(statistics.clustered_mean(correct, clusters), perplexity(base, test), without, best)
 
 
 def main() -> None:
@@ -82,7 +87,7 @@ def main() -> None:
     for name in ("base", "accuracy", "perplexity", "without image", "best head", "HI", "chance", "standard errors"):
         table.add_column(name, justify="left" if name == "base" else "right")
     for name in bases.TINY:
-        found = measure(vlm.load(str(layout.base(name))), layout.DATASET, images, settings)
+        found = measure(loading.load(str(layout.base(name))), layout.DATASET, images, settings)
         best = found.best_head
         table.add_row(
             name,

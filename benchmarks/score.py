@@ -23,10 +23,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Idefics3Config, Idefics3ImageProcessorPil
 
-from headimpact import attention, bases, packing, scenes
-from headimpact.packing import Tokens
-from headimpact.vlm import EncodedImage, Vlm, load
-from headimpact.vlm.idefics3 import Idefics3
+from headimpact.data import scenes
+from headimpact.tiny import bases
+from headimpact.vlm import attention, packing
+from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.families.idefics3 import Idefics3
+from headimpact.vlm.loading import load
+from headimpact.vlm.packing import Tokens
 
 WAYS = ("obvious", "packed", "plain")
 REAL_WIDTH = "SmolVLM's width, 4 layers"

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from headimpact import attention
-from headimpact.packing import Tokens
-from headimpact.vlm import EncodedImage, Vlm
+from headimpact.vlm import attention
+from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.packing import Tokens
 
 
 def native_forward(vlm: Vlm, tokens: Tokens, encoded: EncodedImage, **arguments):

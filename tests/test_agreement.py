@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headimpact.agreement import agreement
-from headimpact.selection import select
+from headimpact.selection.agreement import agreement
+from headimpact.selection.selection import select
 
 
 def test_agreement_of_every_pair():

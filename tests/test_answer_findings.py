@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from headimpact import answer_findings
-from headimpact.page import Items, Table, Text
+from headimpact.report import answer_findings
+from headimpact.report.page import Items, Table, Text
 
 FIGURES = [
     *("accuracy_24_orders", "accuracy_1_order", "ans_prob_24_orders", "ans_prob_1_order", "order_dependent"),
@@ -70,7 +70,7 @@ def test_tables_hold_every_setup_with_its_difference():
 
 def test_without_answers_the_command_is_named():
     for blocks in (answer_findings.in_orders({}), answer_findings.in_words({}, [])):
-        assert blocks == [Text("Not measured: run python -m headimpact answer.")]
+        assert blocks == [Text("Not measured: run headimpact answer.")]
 
 
 def test_an_original_alone_is_compared_with_nothing():

@@ -10,10 +10,13 @@ import pytest
 from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
-from headimpact import answers, bases, coco, scenes, serving
-from headimpact.coco import Sample
-from headimpact.evaluation import phrase_nll
-from headimpact.vlm import Vlm
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
+from headimpact.engine.phrases import phrase_nll
+from headimpact.evaluation import answers
+from headimpact.lifecycle import serving
+from headimpact.tiny import bases
+from headimpact.vlm.base import Vlm
 
 LIMITS = serving.Limits(
     max_image_megapixels=1.0, max_body_megabytes=1.0, max_prompt_characters=100, max_new_tokens=8, max_wait_seconds=1.0
@@ -29,9 +32,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 @pytest.fixture(scope="module", params=bases.TINY)
 def vlm(request, project_root: Path) -> Vlm:
-    from headimpact import vlm
+    from headimpact.vlm import loading
 
-    return vlm.load(str(project_root / "models/bases" / request.param), device="cpu")
+    return loading.load(str(project_root / "models/bases" / request.param), device="cpu")
 
 
 @pytest.mark.parametrize(

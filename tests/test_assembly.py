@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headimpact import assembly, coco
+from headimpact.data import assembly, coco
 from headimpact.errors import InputError
 
 WIDTH, HEIGHT = 20, 12
@@ -313,7 +313,7 @@ def test_a_problem_of_the_source_points_to_the_check(tmp_path):
     own = write_own(tmp_path / "own")
     path = own / "images" / "4.png"
     path.write_bytes(b"not an image")
-    told = f"To see all problems: python -m headimpact check-data {own}"
+    told = f"To see all problems: headimpact check-data {own}"
     refused(tmp_path, own, rf"4\.png is not a PNG or JPEG image. .* {told}")
     content = json.loads((own / "mine.json").read_text())
     content["annotations"][5]["segmentation"] = [[1, 2, 3]]

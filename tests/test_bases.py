@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from meaning import Meaning, measure
 
-from headimpact import bases, config, layout, scenes, vlm
+from headimpact.data import scenes
+from headimpact.lifecycle import config, layout
+from headimpact.tiny import bases
+from headimpact.vlm import loading
 
 IMAGES = 60
 
@@ -27,7 +30,7 @@ def settings(project_root: Path) -> config.Config:
 @pytest.fixture(scope="module")
 def meaning(project_root: Path, data: Path, settings: config.Config) -> Callable[[str], Meaning]:
     """Measured once a base."""
-    return cache(lambda name: measure(vlm.load(str(project_root / layout.base(name))), data, IMAGES, settings))
+    return cache(lambda name: measure(loading.load(str(project_root / layout.base(name))), data, IMAGES, settings))
 
 
 @pytest.mark.parametrize("name", bases.TINY)
@@ -53,7 +56,7 @@ def test_the_image_halves_the_perplexity(meaning: Callable[[str], Meaning], name
 def test_a_base_is_small_and_deep_enough(project_root: Path, name: str) -> None:
     folder = project_root / layout.base(name)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 8_000_000
-    base = vlm.load(str(folder))
+    base = loading.load(str(folder))
     assert base.layers >= 12
     assert (folder / "recipe.json").is_file()
     assert (folder / "learning_curve.csv").is_file()

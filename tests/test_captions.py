@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headimpact import captions, records
+from headimpact.data import captions, records
 from headimpact.errors import InputError
 
 

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from headimpact import checking, coco, scenes
-from headimpact.coco import Problem
+from headimpact.data import checking, coco, scenes
+from headimpact.data.coco import Problem
 from headimpact.errors import InputError
+from headimpact.lifecycle import check_data
 
 SIZES = {"impact": 2, "train": 4, "val": 2, "test": 2}
 
@@ -246,12 +247,12 @@ def test_one_json_of_ones_own_is_checked_too(tmp_path):
 def shown(folder: Path, **arguments) -> str:
     stream = io.StringIO()
     with pytest.raises(InputError, match=r"mine has \d+ problems?\.$") as caught:
-        checking.run(folder, console=Console(file=stream, width=200, markup=False, highlight=False), **arguments)
+        check_data.run(folder, console=Console(file=stream, width=200, markup=False, highlight=False), **arguments)
     return stream.getvalue() + str(caught.value)
 
 
 def test_a_sound_dataset_gives_a_summary(folder):
-    summary = checking.run(folder, console=Console(file=io.StringIO()))
+    summary = check_data.run(folder, console=Console(file=io.StringIO()))
     assert summary.title == f"check-data {folder}"
     assert [key for key, _ in summary.rows] == [*coco.PARTS, "problems"]
     assert summary.rows[0][1].startswith("2 images, ")

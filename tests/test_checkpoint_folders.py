@@ -22,8 +22,11 @@ from PIL import Image
 from real_size import TEMPLATES
 from safetensors.torch import load_file, save_file
 
-from headimpact import bases, packing, vlm
+from headimpact import devices, hub
 from headimpact.errors import InputError
+from headimpact.tiny import bases
+from headimpact.vlm import loading, packing
+from headimpact.vlm.base import Vlm
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/tiny"
@@ -69,7 +72,7 @@ def shard(folder: Path, parts: int = 3) -> list[str]:
     return names
 
 
-def same_weights(one: vlm.Vlm, other: vlm.Vlm) -> bool:
+def same_weights(one: Vlm, other: Vlm) -> bool:
     left, right = one.model.state_dict(), other.model.state_dict()
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
@@ -81,17 +84,19 @@ def same_weights(one: vlm.Vlm, other: vlm.Vlm) -> bool:
 def test_sharded_weights_are_the_same_weights(name, built, folder):
     copy = folder(name)
     shard(copy)
-    whole, cut = vlm.load(str(built / name), device="cpu"), vlm.load(str(copy), device="cpu")
+    whole, cut = loading.load(str(built / name), device="cpu"), loading.load(str(copy), device="cpu")
     assert same_weights(whole, cut)
     assert whole.digest != cut.digest
-    assert cut.digest == vlm.load(str(copy), device="cpu").digest
+    assert cut.digest == loading.load(str(copy), device="cpu").digest
     assert cut.revision is None
 
 
 def test_other_weights_in_the_folder_change_nothing(built, folder):
     copy = folder("tiny-smolvlm")
     save_file({"x": torch.zeros(1)}, copy / "consolidated.safetensors")
-    assert vlm.load(str(copy), device="cpu").digest == vlm.load(str(built / "tiny-smolvlm"), device="cpu").digest
+    assert (
+        loading.load(str(copy), device="cpu").digest == loading.load(str(built / "tiny-smolvlm"), device="cpu").digest
+    )
 
 
 def put_template(folder: Path, where: str, template: str | None) -> None:
@@ -120,7 +125,7 @@ def test_the_chat_template_is_found_wherever_it_is(name, where, folder):
     copy = folder(name)
     template = None if where == "absent" else TEMPLATES[FAMILY_OF[name]] + "{# the checkpoint's #}"
     put_template(copy, where, template)
-    base = vlm.skeleton(str(copy))
+    base = loading.skeleton(str(copy))
     assert base.template == (template or base.own_template)
     conversation = base.caption("red dog")
     tokens = base.tokenize(conversation, base.encode_image(Image.new("RGB", (160, 96))).grid)
@@ -132,7 +137,7 @@ def test_named_templates_without_a_default_are_refused(folder):
     (copy / "chat_template.jinja").unlink()
     change(copy / "tokenizer_config.json", chat_template=[{"name": "rag", "template": "x"}])
     with pytest.raises(InputError, match="chat templates rag, none named default"):
-        vlm.skeleton(str(copy))
+        loading.skeleton(str(copy))
 
 
 def test_a_template_without_the_image_is_refused_before_the_weights(folder):
@@ -140,7 +145,7 @@ def test_a_template_without_the_image_is_refused_before_the_weights(folder):
     (copy / "model.safetensors").unlink()
     (copy / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}")
     with pytest.raises(InputError, match=r"the chat template places no image \(<image>\)"):
-        vlm.load(str(copy))
+        loading.load(str(copy))
 
 
 # The settings files of the real checkpoints, at the tiny size.
@@ -200,7 +205,7 @@ def test_real_settings_give_the_pil_image_processor_and_the_same_pixels(name, en
     else:
         settings["image_processor_type"] += ending
         (copy / "preprocessor_config.json").write_text(json.dumps(settings))
-    base, plain = vlm.skeleton(str(copy)), vlm.skeleton(str(built / name))
+    base, plain = loading.skeleton(str(copy)), loading.skeleton(str(built / name))
     assert type(base.image_processor).__name__ == settings["image_processor_type"].removesuffix("Fast") + "Pil"
     pixels = np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8)
     one, other = (b.encode_image(Image.fromarray(pixels)) for b in (base, plain))
@@ -238,7 +243,7 @@ def test_a_config_of_an_older_form_gives_the_same_model(name, built, folder):
     (copy / "config.json").write_text(json.dumps(old))
     results = []
     for path in (copy, built / name):
-        base = vlm.load(str(path), device="cpu")
+        base = loading.load(str(path), device="cpu")
         image = base.encode_image(Image.new("RGB", (160, 96), (200, 40, 40)))
         packed = packing.pack_images([[base.tokenize(base.caption("red dog"), image.grid)]], base.bidirectional_prompt)
         with torch.no_grad():
@@ -250,7 +255,7 @@ def test_a_config_of_an_older_form_gives_the_same_model(name, built, folder):
 def test_a_skeleton_does_all_that_needs_no_weights(name, built, folder):
     copy = folder(name)
     (copy / "model.safetensors").unlink()
-    base, whole = vlm.skeleton(str(copy)), vlm.load(str(built / name), device="cpu")
+    base, whole = loading.skeleton(str(copy)), loading.load(str(built / name), device="cpu")
     assert base.digest == ""
     assert base.device.type == "meta"
     assert (base.layers, base.heads) == (whole.layers, whole.heads)
@@ -389,7 +394,7 @@ def test_what_does_not_fit_is_told_before_the_weights_are_touched(name, spoil, m
     copy = folder(name)
     (copy / "model.safetensors").write_bytes(b"never read")
     spoil(copy)
-    for use in (vlm.skeleton, vlm.load):
+    for use in (loading.skeleton, loading.load):
         with pytest.raises(InputError, match=message):
             use(str(copy))
 
@@ -416,13 +421,13 @@ def test_weights_that_cannot_be_used_are_told(name, spoil, message, folder):
     copy = folder(name)
     spoil(copy)
     with pytest.raises(InputError, match=message):
-        vlm.load(str(copy), device="cpu")
+        loading.load(str(copy), device="cpu")
 
 
 def test_an_index_is_read_where_there_is_no_single_file(folder):
     copy = folder("tiny-paligemma2")
     names = shard(copy)
-    assert vlm.hub.fetch_weights(str(copy), copy, None) == [copy / name for name in names]
+    assert hub.fetch_weights(str(copy), copy, None) == [copy / name for name in names]
 
 
 # ---- device and precision
@@ -430,13 +435,13 @@ def test_an_index_is_read_where_there_is_no_single_file(folder):
 
 def test_the_device_is_the_best_that_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert vlm.choose_device("auto").type == "cuda"
+    assert devices.choose_device("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert vlm.choose_device("auto").type == "mps"
+    assert devices.choose_device("auto").type == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert vlm.choose_device("auto").type == "cpu"
-    assert vlm.choose_device("cpu").type == "cpu"
+    assert devices.choose_device("auto").type == "cpu"
+    assert devices.choose_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3", "mps", "abacus"])
@@ -445,20 +450,20 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_read(device, monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match=f"There is no device {device} on this machine"):
-        vlm.load("nowhere", device=device)
+        loading.load("nowhere", device=device)
 
 
 def test_the_precision_is_what_the_device_is_good_at(monkeypatch):
-    assert vlm.choose_dtype("auto", torch.device("cpu")) == torch.float32
-    assert vlm.choose_dtype("auto", torch.device("mps")) == torch.float32
-    assert vlm.choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert devices.choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert devices.choose_dtype("auto", torch.device("mps")) == torch.float32
+    assert devices.choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
     for able, expected in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
-        assert vlm.choose_dtype("auto", torch.device("cuda")) == expected
+        assert devices.choose_dtype("auto", torch.device("cuda")) == expected
 
 
 def test_the_precision_can_be_chosen(built):
-    base = vlm.load(str(built / "tiny-qwen2-vl"), device="cpu", dtype="bfloat16")
+    base = loading.load(str(built / "tiny-qwen2-vl"), device="cpu", dtype="bfloat16")
     assert base.model.dtype == torch.bfloat16
 
 
@@ -580,47 +585,47 @@ def test_only_what_is_needed_is_fetched_and_the_branch_resolves_to_its_commit(on
     for name in others:
         (online.files / name).parent.mkdir(exist_ok=True)
         (online.files / name).write_bytes(b"x")
-    base = vlm.load(REPOSITORY, "main", device="cpu")
+    base = loading.load(REPOSITORY, "main", device="cpu")
     assert base.revision == COMMIT
     settings = {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"}
     settings |= {"tokenizer_config.json", "chat_template.jinja", INDEX}
     assert online.fetched() == settings | set(names)
-    assert same_weights(base, vlm.load(str(built / "tiny-qwen2-vl"), device="cpu"))
-    assert vlm.revision_line("main", base.revision) == f"revision: {COMMIT}"
-    assert vlm.revision_line(COMMIT, base.revision) is None
-    assert vlm.revision_line(None, None) is None
+    assert same_weights(base, loading.load(str(built / "tiny-qwen2-vl"), device="cpu"))
+    assert loading.revision_line("main", base.revision) == f"revision: {COMMIT}"
+    assert loading.revision_line(COMMIT, base.revision) is None
+    assert loading.revision_line(None, None) is None
 
 
 def test_a_skeleton_fetches_no_weights_and_load_goes_on_from_it(online):
-    assert vlm.skeleton(REPOSITORY, "main").revision == COMMIT
+    assert loading.skeleton(REPOSITORY, "main").revision == COMMIT
     assert not any(name.endswith(".safetensors") for name in online.fetched())
     online.asked.clear()
-    vlm.load(REPOSITORY, "main", device="cpu")
+    loading.load(REPOSITORY, "main", device="cpu")
     assert online.fetched() == {"model.safetensors"}
     online.asked.clear()
-    vlm.load(REPOSITORY, COMMIT, device="cpu")
+    loading.load(REPOSITORY, COMMIT, device="cpu")
     assert online.fetched() == set()
 
 
 def test_offline_what_is_in_the_cache_is_enough(online, monkeypatch):
-    vlm.load(REPOSITORY, "main", device="cpu")
+    loading.load(REPOSITORY, "main", device="cpu")
     online.asked.clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert vlm.load(REPOSITORY, "main", device="cpu").revision == COMMIT
-    assert vlm.skeleton(REPOSITORY, COMMIT).revision == COMMIT
+    assert loading.load(REPOSITORY, "main", device="cpu").revision == COMMIT
+    assert loading.skeleton(REPOSITORY, COMMIT).revision == COMMIT
     assert online.asked == []
 
 
 def test_offline_and_not_in_the_cache(online, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"not wholly, in the hub's cache, and HF_HUB_OFFLINE is set"):
-        vlm.skeleton(REPOSITORY, "main")
+        loading.skeleton(REPOSITORY, "main")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    vlm.skeleton(REPOSITORY, "main")
+    loading.skeleton(REPOSITORY, "main")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"not wholly, in the hub's cache, and HF_HUB_OFFLINE is set"):
-        vlm.load(REPOSITORY, "main")
-    assert vlm.skeleton(REPOSITORY, "main").revision == COMMIT
+        loading.load(REPOSITORY, "main")
+    assert loading.skeleton(REPOSITORY, "main").revision == COMMIT
 
 
 def test_no_connection(online, monkeypatch):
@@ -629,67 +634,67 @@ def test_no_connection(online, monkeypatch):
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     with pytest.raises(InputError, match="the hub cannot be reached"):
-        vlm.skeleton(REPOSITORY, "main")
+        loading.skeleton(REPOSITORY, "main")
 
 
 def test_a_gated_checkpoint(online):
     online.gated = True
     with pytest.raises(InputError, match=r"is gated: accept its licence on its page on the hub, then set HF_TOKEN"):
-        vlm.skeleton(REPOSITORY, "main")
+        loading.skeleton(REPOSITORY, "main")
 
 
 @pytest.mark.parametrize("revision", ["no-such-branch", "f" * 40])
 def test_an_absent_revision(online, revision):
     with pytest.raises(InputError, match=f"has no revision {revision}"):
-        vlm.skeleton(REPOSITORY, revision)
+        loading.skeleton(REPOSITORY, revision)
 
 
 def test_an_absent_repository(online):
     with pytest.raises(InputError, match="nobody/nothing is neither a folder here nor on the hub: check the name"):
-        vlm.skeleton("nobody/nothing", "main")
+        loading.skeleton("nobody/nothing", "main")
 
 
 @pytest.mark.parametrize("source", ["models/bases/none", "../none", "no such thing!"])
 def test_neither_a_folder_nor_a_hub_name(source, online):
     with pytest.raises(InputError, match="is neither a folder here nor a hub name"):
-        vlm.skeleton(source, "main")
+        loading.skeleton(source, "main")
     assert online.asked == []
 
 
 def test_a_hub_that_fails(online):
     online.error = (500, "Broken")
     with pytest.raises(InputError, match=r"could not be fetched|the hub cannot be reached"):
-        vlm.skeleton(REPOSITORY, "main")
+        loading.skeleton(REPOSITORY, "main")
 
 
 def test_a_connection_that_breaks_is_told_and_the_next_run_goes_on(online, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub library's own tries
     online.cut = True
     with pytest.raises(InputError, match=r"could not be fetched: .* Files that came whole are kept"):
-        vlm.load(REPOSITORY, "main", device="cpu")
+        loading.load(REPOSITORY, "main", device="cpu")
     online.cut = False
     online.asked.clear()
-    assert vlm.load(REPOSITORY, "main", device="cpu").revision == COMMIT
+    assert loading.load(REPOSITORY, "main", device="cpu").revision == COMMIT
     assert online.fetched() == {"model.safetensors"}
 
 
 def test_only_pickles_on_the_hub(online):
     (online.files / "model.safetensors").rename(online.files / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"Its weights are pickles \(pytorch_model.bin\), which are not loaded"):
-        vlm.load(REPOSITORY, "main")
+        loading.load(REPOSITORY, "main")
     assert "pytorch_model.bin" not in online.fetched()
 
 
 def test_a_shard_that_the_hub_has_not(online):
     (online.files / shard(online.files)[2]).unlink()
     with pytest.raises(InputError, match=r"lacks model-00003-of-00003.safetensors"):
-        vlm.load(REPOSITORY, "main")
+        loading.load(REPOSITORY, "main")
 
 
 def test_an_unsupported_architecture_on_the_hub_costs_no_weights(online):
     change(online.files / "config.json", model_type="llama")
     with pytest.raises(InputError, match="its model type is llama"):
-        vlm.load(REPOSITORY, "main")
+        loading.load(REPOSITORY, "main")
     assert "model.safetensors" not in online.fetched()
 
 
@@ -697,7 +702,7 @@ def test_the_hubs_variables_are_honoured(server, folder, tmp_path):
     """In a process of its own: the hub's library reads them once."""
     server.files = folder("tiny-qwen2-vl")
     home = tmp_path / "home"
-    code = "from headimpact import vlm; print(vlm.skeleton('someone/tiny', 'main').revision)"
+    code = "from headimpact import vlm; print(loading.skeleton('someone/tiny', 'main').revision)"
     environment = os.environ | {
         "HF_ENDPOINT": server.address,
         "HF_HOME": str(home),

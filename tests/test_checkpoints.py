@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from headimpact import checkpoints
+from headimpact.engine import checkpoints
 from headimpact.errors import InputError
 
 STATE = {"fingerprint": "é", "step": 3, "history": [[1, 0.5, "train/loss", 2.25]]}

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from headimpact import coco
+from headimpact import text
+from headimpact.data import coco
 from headimpact.errors import InputError
 
 WIDTH, HEIGHT = 20, 12
@@ -213,7 +214,7 @@ def test_missing_and_broken_files(folder):
     with pytest.raises(InputError, match=r"test\.json is not valid JSON"):
         coco.read_part(folder, "test")
     path.unlink()
-    with pytest.raises(InputError, match=r"test\.json does not exist. Run `python -m headimpact data`"):
+    with pytest.raises(InputError, match=r"test\.json does not exist. Run `headimpact data`"):
         coco.read_part(folder, "test")
 
 
@@ -473,9 +474,7 @@ def unverified(folder: Path, name: str, message: str) -> None:
         coco.verify(folder)
     assert str(folder / name) in str(caught.value)
     advice = str(caught.value)
-    assert (
-        f"delete {folder} and run `python -m headimpact data`" in advice or f"delete {folder}/manifest.json" in advice
-    )
+    assert f"delete {folder} and run `headimpact data`" in advice or f"delete {folder}/manifest.json" in advice
 
 
 def test_an_edited_annotation_file_is_noticed(folder):
@@ -501,7 +500,7 @@ def test_a_dataset_without_manifest(folder):
         coco.verify(folder)
     coco.manifest_path(folder).unlink()
     unverified(folder, "manifest.json", "does not exist")
-    with pytest.raises(InputError, match=r"manifest\.json does not exist. Run `python -m headimpact data`"):
+    with pytest.raises(InputError, match=r"manifest\.json does not exist. Run `headimpact data`"):
         coco.dataset_digest(folder)
 
 
@@ -535,7 +534,7 @@ def test_the_digest_follows_the_content(folder):
     ],
 )
 def test_normalise(phrase, same):
-    assert coco.normalise(phrase) == same
+    assert text.normalise(phrase) == same
 
 
 def test_only_what_is_made_here_is_to_be_deleted(folder, monkeypatch):

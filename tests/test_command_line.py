@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import headimpact.__main__ as command_line
-from headimpact import pipeline
-from headimpact.config import STEPS, Config, Job, documentation
+import headimpact.lifecycle.command_line as command_line
 from headimpact.errors import InputError
-from headimpact.summary import Summary, print_summary
+from headimpact.lifecycle import pipeline
+from headimpact.lifecycle.config import STEPS, Config, Job, documentation
+from headimpact.lifecycle.summary import Summary, print_summary
 
 Run = Callable[..., Result]
 
@@ -56,7 +56,7 @@ def test_a_step_runs_on_the_defaults_of_params(root: Path, calls: list[dict[str,
     result = run(step)
     assert result.exit_code == 0, result.output
     (call,) = calls
-    assert (call["step"], call["function"]) == (step, f"headimpact.steps.{step}")
+    assert (call["step"], call["function"]) == (step, f"headimpact.lifecycle.steps.{step}")
     assert call["job"] == Job("tiny-smolvlm", "top-4")
     assert not call["overridden"]
     assert "nothing" in result.output
@@ -214,7 +214,7 @@ def test_the_summary_shows_everything(capsys: pytest.CaptureFixture[str]) -> Non
         skipped=[("object 7", "empty mask")],
         files=[Path("outputs/impact/tiny/impact.csv"), Path("outputs/impact/tiny/" + "long" * 30)],
         run="0123abc",
-        next="python -m headimpact select",
+        next="headimpact select",
     )
     print_summary(summary)
     printed = capsys.readouterr().out

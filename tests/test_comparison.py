@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from tournaments import COLUMNS, comparison, make, only, seeded
 
-from headimpact import metrics
-from headimpact.comparison import Runs, Spread, Tournament, analyse, images_needed, smallest_visible
+from headimpact import statistics
 from headimpact.errors import InputError
+from headimpact.tournament.comparison import Runs, Spread, Tournament, analyse, images_needed, smallest_visible
 
 # --- intervals ---------------------------------------------------------------------------------------
 
@@ -19,7 +19,7 @@ def test_where_runs_do_not_vary_the_intervals_are_those_of_the_metrics():
     found = analyse(runs)
     level = 0.05 / 3  # one rival, one K, three measures
     for measure, column, sign in (("perplexity", "nll", -1), ("ans_prob", "ans_prob", 1)):
-        paired = metrics.paired_perplexity_difference if column == "nll" else metrics.paired_difference
+        paired = statistics.paired_perplexity_difference if column == "nll" else statistics.paired_difference
         top, last, before = runs.adapted[column][0], runs.adapted[column][3], runs.original[column]
         change, wanted = only(found.changes, rule="top", measure=measure), paired(top, before, runs.images)
         assert (change.value, change.se) == pytest.approx((wanted.value, wanted.se))

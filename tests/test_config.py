@@ -7,7 +7,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from headimpact.config import (
+from headimpact.errors import InputError
+from headimpact.lifecycle.config import (
     STEPS,
     USES,
     Job,
@@ -19,7 +20,6 @@ from headimpact.config import (
     tracked_values,
     use_of,
 )
-from headimpact.errors import InputError
 
 
 @pytest.fixture
@@ -136,9 +136,9 @@ def test_wrong_overrides(params: Path, key: str, text: str, message: str) -> Non
         ),
         ("setups: [top-4,", "setups: [top4,", "params.yaml: Unknown setup 'top4'"),
         ("setups: [top-4,", "setups: [original,", "leave out original, it always runs"),
-        ("setups: [top-4,", "setups: ['layers:1,2',", "python -m headimpact finetune --setup layers:1,2"),
+        ("setups: [top-4,", "setups: ['layers:1,2',", "headimpact finetune --setup layers:1,2"),
         ("setups: [top-4,", "setups: [full,", "grid.setups names one of them twice"),
-        ("models: [tiny-paligemma2,", "models: [smolvlm,", "python -m headimpact finetune --model smolvlm"),
+        ("models: [tiny-paligemma2,", "models: [smolvlm,", "headimpact finetune --model smolvlm"),
         ("models: [tiny-paligemma2,", "models: [nothing,", "grid.models: unknown model 'nothing'"),
         ("rules: [top,", "rules: [topp,", "params.yaml: tournament.rules: unknown rule 'topp'. Did you mean top?"),
         ("rules: [top,", "rules: [", "tournament.rules lacks top, which all others are compared with"),

@@ -10,9 +10,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from headimpact import bases, coco, contact_sheet, plots
-from headimpact.tokengrid import TokenGrid, token_mask
-from headimpact.vlm import FAMILIES, Vlm
+from headimpact.data import coco
+from headimpact.report import contact_sheet, figures
+from headimpact.tiny import bases
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.families import family_class
+from headimpact.vlm.tokengrid import TokenGrid, token_mask
 
 THRESHOLD = 0.5
 
@@ -104,7 +107,7 @@ def test_a_row_an_image_and_a_panel_a_block(tmp_path, vlms):
         assert words in told
     assert any("crops 2 x 2" in text for text in told)
     path = tmp_path / "sheet.png"
-    plots.save(figure, path)
+    figures.save(figure, path)
     with Image.open(path) as image:
         assert image.size == tuple(np.rint(figure.get_size_inches() * 120).astype(int))
 
@@ -152,7 +155,7 @@ def test_weights_are_not_needed(tmp_path, vlms):
     sample = make_sample(tmp_path, (144, 96), ("thing",))
     for name, full in vlms.items():
         config, tokenizer, image_processor = bases.TINY[name]()
-        family = FAMILIES[config.model_type]
+        family = family_class(config.model_type)
         with torch.device("meta"):
             model = family.model_class(config)
         empty = family(model, tokenizer, image_processor, None, name, None, "")
@@ -171,7 +174,7 @@ def test_phrases_are_drawn_as_they_are_and_not_read_as_formulas(tmp_path, vlms):
     figure = contact_sheet.contact_sheet([sample], {"qwen": vlms["tiny-qwen2-vl"]}, THRESHOLD)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.save(figure, tmp_path / "sheet.png")
+        figures.save(figure, tmp_path / "sheet.png")
     told = texts(figure)
     assert "costs $5 or $x_1$" in told
     assert "ein \u25a1\u25a1" in told
@@ -201,9 +204,9 @@ def test_histograms_count_images_and_objects(tmp_path):
     assert sum(heights[2]) == 9
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels == ["images (of 4)", "objects (of 9)", "objects (of 9)"]
-    plots.save(figure, tmp_path / "histograms.png")
+    figures.save(figure, tmp_path / "histograms.png")
     first = (tmp_path / "histograms.png").read_bytes()
-    plots.save(contact_sheet.histograms(samples, "mine"), tmp_path / "histograms.png")
+    figures.save(contact_sheet.histograms(samples, "mine"), tmp_path / "histograms.png")
     assert (tmp_path / "histograms.png").read_bytes() == first
 
 

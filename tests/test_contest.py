@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headimpact import contest, metrics
-from headimpact.contest import ORIGINAL, Contest, Contestant, Key, Run
+from headimpact import statistics
+from headimpact.adapters.cell import Adapted
 from headimpact.errors import InputError
-from headimpact.finetuning import Adapted
+from headimpact.tournament import contest
+from headimpact.tournament.contest import ORIGINAL, Contest, Contestant, Key, Run
 
 
 def objects(value: float) -> pd.DataFrame:
@@ -66,7 +67,7 @@ def test_rules_that_take_the_same_layers_share_one_run(tmp_path: Path):
     assert cells["layers"].tolist() == ["0", "0", "2"]
     assert cells["rank"].tolist() == ["8", "8", "8"]
     assert cells["trainable"].tolist() == [20, 20, 20]
-    expected = metrics.perplexity(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2])).value
+    expected = statistics.perplexity(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2])).value
     assert cells["perplexity"].iloc[2] == pytest.approx(expected)
     assert cells["accuracy"].iloc[0] == pytest.approx(2 / 3)
     assert cells["ans_prob"].iloc[0] == pytest.approx(7 / 12)

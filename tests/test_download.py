@@ -15,8 +15,8 @@ import pytest
 import web
 from PIL import Image
 
-from headimpact import download
-from headimpact.download import RemoteFile, fetch, image_fault
+from headimpact.data import download
+from headimpact.data.download import RemoteFile, fetch, image_fault
 from headimpact.errors import InputError
 
 CONTINUE = "Run the same command again: only what is missing is fetched."

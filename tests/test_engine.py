@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from headimpact import attention, bases, likelihood, packing
-from headimpact.packing import Packed, Tokens
-from headimpact.vlm import Vlm
+from headimpact.engine import likelihood
+from headimpact.tiny import bases
+from headimpact.vlm import attention, packing
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.packing import Packed, Tokens
 
 PHRASES = [
     "solid red circle upper left",

@@ -9,11 +9,16 @@ import obvious
 import pytest
 import torch
 
-from headimpact import bases, coco, evaluation, scenes
-from headimpact.coco import Sample, normalise
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
+from headimpact.engine import phrases
+from headimpact.engine.phrases import phrase_nll
 from headimpact.errors import InputError
-from headimpact.evaluation import draw_questions, evaluate_images, phrase_nll
-from headimpact.vlm import OPTION_LABELS, Vlm
+from headimpact.evaluation import objects
+from headimpact.evaluation.objects import draw_questions, evaluate_images
+from headimpact.text import normalise
+from headimpact.tiny import bases
+from headimpact.vlm.base import OPTION_LABELS, Vlm
 
 MASK = np.ones((2, 2), dtype=bool)
 
@@ -77,9 +82,9 @@ def test_too_few_phrases_are_refused():
 
 
 def test_batches():
-    groups = evaluation.batches([*ZOO, sample(5)], 2)
+    groups = phrases.batches([*ZOO, sample(5)], 2)
     assert [[one.id for one in group] for group in groups] == [[1, 2], [3, 4], [5]]
-    assert list(evaluation.batches([], 2)) == []
+    assert list(phrases.batches([], 2)) == []
 
 
 # ---- figures
@@ -102,7 +107,7 @@ def vlm(request) -> Vlm:
     return bases.build(request.param, 3)
 
 
-def shares(vlm: Vlm, question: evaluation.Question, encoded) -> torch.Tensor:
+def shares(vlm: Vlm, question: objects.Question, encoded) -> torch.Tensor:
     """The labels' shares of their own probability, each label tokenised in its place."""
     found = []
     for label in OPTION_LABELS:
@@ -138,7 +143,7 @@ def test_batches_of_other_sizes_give_the_same(vlm, samples):
     questions = draw_questions(samples, 0)
     together = evaluate_images(vlm, samples, questions)
     for size in (1, 2):
-        groups = evaluation.batches(samples, size)
+        groups = phrases.batches(samples, size)
         apart = [result for group in groups for result in evaluate_images(vlm, group, questions)]
         assert len(apart) == len(together)
         for a, b in zip(apart, together, strict=True):

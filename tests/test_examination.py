@@ -8,11 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from headimpact import bases, coco, evaluation, examination, scenes, variations
-from headimpact.coco import Sample
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
+from headimpact.engine import phrases
 from headimpact.errors import InputError
-from headimpact.scoring import Scorer, Skipped
-from headimpact.vlm import Vlm
+from headimpact.impact import examination, variations
+from headimpact.impact.scoring import Scorer, Skipped
+from headimpact.tiny import bases
+from headimpact.vlm.base import Vlm
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
 WAYS = variations.variations(THRESHOLD)
@@ -36,7 +39,7 @@ def smolvlm() -> Vlm:
 
 
 def examined(vlm: Vlm, samples: list[Sample], size: int = 2, everything: list[Sample] | None = None):
-    groups = list(evaluation.batches(samples, size))
+    groups = list(phrases.batches(samples, size))
     return examination.examine(vlm, groups, WAYS, everything or samples, DRAWS, SEED)
 
 
@@ -89,7 +92,7 @@ def test_scores_equal_the_obvious_way(vlm, samples):
 def test_the_definition_is_what_score_found(vlm, samples):
     """The same objects, the same masks of other images, whatever subset is examined."""
     scorer = Scorer(vlm, samples, THRESHOLD, DRAWS, SEED)
-    for group in evaluation.batches(samples, 2):
+    for group in phrases.batches(samples, 2):
         scorer.score(group)
     impact = scorer.accumulator.result()
     found = examined(vlm, samples[1:3], everything=samples)

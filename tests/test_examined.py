@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headimpact import examined, stability, variations
-from headimpact.variations import Scores
+from headimpact.impact import stability, variations
+from headimpact.impact.variations import Scores
+from headimpact.report import examined
 
 IMAGES = np.repeat(np.arange(20), 2)
 

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from real_size import REAL
 
-from headimpact import bases, lora
-from headimpact.tokengrid import token_mask
-from headimpact.vlm import FAMILIES
+from headimpact.adapters import lora
+from headimpact.tiny import bases
+from headimpact.vlm.families import family_class
+from headimpact.vlm.tokengrid import token_mask
 
 SIZES = {"paligemma": "tiny-paligemma2", "qwen2_vl": "tiny-qwen2-vl", "idefics3": "tiny-smolvlm"}
 
@@ -17,8 +18,8 @@ def real(family: str):
     """A family at real size without weights, with the image processor of the real checkpoint."""
     config, image_processor = REAL[family]()
     with torch.device("meta"):
-        model = FAMILIES[family].model_class(config)
-    return FAMILIES[family](model, None, image_processor, None, family, None, "")
+        model = family_class(family).model_class(config)
+    return family_class(family)(model, None, image_processor, None, family, None, "")
 
 
 @pytest.mark.parametrize(

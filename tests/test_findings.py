@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from headimpact import findings
+from headimpact import text
+from headimpact.report import findings
 
 SETUPS = ["top-4", "bottom-4", "random-4"]
 
@@ -113,4 +114,4 @@ def test_a_model_of_which_only_the_original_was_run() -> None:
     ("names", "expected"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
 )
 def test_listed(names: list[str], expected: str) -> None:
-    assert findings.listed(names) == expected
+    assert text.listed(names) == expected

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from headimpact import bases, coco, finetuning, lora, scenes
-from headimpact.finetuning import Adapted, Parts
-from headimpact.training import TrainSettings
+from headimpact.adapters import cell, lora
+from headimpact.adapters.cell import Adapted, Parts
+from headimpact.adapters.training import TrainSettings
+from headimpact.data import coco, scenes
+from headimpact.tiny import bases
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
 TRAIN = TrainSettings(
@@ -37,10 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_selection_adapts():
-    assert finetuning.adapted([1, 3], [], 0, 8) == Adapted((1, 3))
-    assert finetuning.adapted([1, 3], [(1, 0), (3, 2)], 0, 8) == Adapted((1, 3), ((1, 0), (3, 2)))
-    assert finetuning.adapted(range(3), [], 1, 5) == Adapted((0, 1, 2), (), {0: 1, 1: 2, 2: 2})
-    assert finetuning.adapted(range(4), [], 1, 2) == Adapted((1, 3), (), {1: 1, 3: 1})
+    assert cell.adapted([1, 3], [], 0, 8) == Adapted((1, 3))
+    assert cell.adapted([1, 3], [(1, 0), (3, 2)], 0, 8) == Adapted((1, 3), ((1, 0), (3, 2)))
+    assert cell.adapted(range(3), [], 1, 5) == Adapted((0, 1, 2), (), {0: 1, 1: 2, 2: 2})
+    assert cell.adapted(range(4), [], 1, 2) == Adapted((1, 3), (), {1: 1, 3: 1})
 
 
 @pytest.mark.parametrize(
@@ -52,18 +54,18 @@ def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Adapted, fo
     vlm = bases.build("tiny-smolvlm", 3)
     parts = Parts(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
-    before = finetuning.evaluate(vlm, test, 0, 2, unwatched)
+    before = cell.evaluate(vlm, test, 0, 2, unwatched)
     steps = []
 
     def watch(items, total, what):
         steps.append((total, what))
         return items
 
-    peft_model, history = finetuning.train_adapter(vlm, chosen, LORA, TRAIN, parts, tmp_path / "state", "same", watch)
-    assert lora.adapted_modules(peft_model) == sorted(lora.target_modules(vlm, chosen.layers, LORA.targets))
+    peft_model, history = cell.train_adapter(vlm, chosen, LORA, TRAIN, parts, tmp_path / "state", "same", watch)
+    assert lora.adapted_modules(peft_model) == sorted(vlm.projections(chosen.layers, LORA.targets))
     assert steps == [(1, "training")]
     assert {record.metric for record in history} == {"train/loss", "train/lr", "val/perplexity"}
-    after = finetuning.evaluate(vlm, test, 0, 2, unwatched)
+    after = cell.evaluate(vlm, test, 0, 2, unwatched)
     assert after["object_id"].tolist() == before["object_id"].tolist()
     assert (after["nll"] != before["nll"]).any()
 
@@ -73,7 +75,7 @@ def test_an_adapter_that_learned_nothing_is_refused(folder: Path, tmp_path: Path
     parts = Parts(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     settings = dataclasses.replace(TRAIN, lr=1e-30)
     with pytest.raises(lora.DeadAdapterError, match="does not change the logits"):
-        finetuning.train_adapter(vlm, Adapted((1,)), LORA, settings, parts, tmp_path / "state", "same", unwatched)
+        cell.train_adapter(vlm, Adapted((1,)), LORA, settings, parts, tmp_path / "state", "same", unwatched)
 
 
 def test_a_cell_is_known_by_all_that_decides_it():
@@ -87,7 +89,7 @@ def test_a_cell_is_known_by_all_that_decides_it():
         (Adapted((1, 3)), LORA, dataclasses.replace(TRAIN, seed=1), {"base": "a"}),
         (Adapted((1, 3)), LORA, TRAIN, {"base": "b"}),
     ]
-    found = {finetuning.made_from(vlm, *one) for one in (known, *others)}
+    found = {cell.made_from(vlm, *one) for one in (known, *others)}
     assert len(found) == 1 + len(others)
     seldom = dataclasses.replace(TRAIN, checkpoint_steps=50)
-    assert finetuning.made_from(vlm, known[0], LORA, seldom, known[3]) == finetuning.made_from(vlm, *known)
+    assert cell.made_from(vlm, known[0], LORA, seldom, known[3]) == cell.made_from(vlm, *known)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from headimpact import coco, gallery
-from headimpact.coco import Sample
+from headimpact.data import coco
+from headimpact.data.coco import Sample
+from headimpact.report import gallery
 
 
 @pytest.fixture

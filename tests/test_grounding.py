@@ -8,11 +8,11 @@ import torch
 import toy_models
 from transformers import Florence2Processor
 
-from headimpact import annotators, grounding, records
-from headimpact.captions import Captioned
+from headimpact.data import annotators, grounding, records
+from headimpact.data.captions import Captioned
+from headimpact.data.grounding import Grounded, Grounder, Phrase
 from headimpact.errors import InputError
-from headimpact.grounding import Grounded, Grounder, Phrase
-from headimpact.steps.ground import ground
+from headimpact.lifecycle.steps.ground import ground
 
 ALONE = records.Processes()
 

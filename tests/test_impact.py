@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from headimpact.errors import InputError
-from headimpact.impact import (
+from headimpact.impact.head_impact import (
     Impact,
     ImpactAccumulator,
     LayerScores,

@@ -17,8 +17,10 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from headimpact import coco, lora, vlm
+from headimpact.adapters import lora
+from headimpact.data import coco
 from headimpact.errors import InputError
+from headimpact.vlm import loading
 
 MODEL = "tiny-smolvlm"
 PARTS = ("src", "models/bases", "dvc.yaml", "dvc.lock", "MLproject", "conda.yaml", "requirements.txt", ".dvcignore")
@@ -130,7 +132,7 @@ def test_the_registered_version_answers_as_base_and_adapter_do(project: Path, cl
     sample = coco.read_part(project / "data/dataset", "test")[0]
     image = base64.b64encode(sample.path.read_bytes()).decode()
     found = served.predict(pd.DataFrame([{"image": image, "prompt": "What is this photo?"}]))
-    base = vlm.load(str(project / "models/bases" / MODEL))
+    base = loading.load(str(project / "models/bases" / MODEL))
     lora.load(base, project / f"outputs/finetune/{MODEL}/top-4/adapter")
     expected = base.generate(sample.image(), "What is this photo?", max_new_tokens=32, do_sample=False)
     assert found["text"].tolist() == [expected]
@@ -235,7 +237,7 @@ def test_a_setup_answers_beside_the_original(project: Path, client: MlflowClient
 
 
 def test_an_adapter_is_refused_on_another_base(project: Path) -> None:
-    other = vlm.load(str(project / "models/bases/tiny-qwen2-vl"))
+    other = loading.load(str(project / "models/bases/tiny-qwen2-vl"))
     with pytest.raises(InputError, match="was trained on"):
         lora.load(other, project / f"outputs/finetune/{MODEL}/top-4/adapter")
 

@@ -9,16 +9,21 @@ from obvious import native_forward
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
-from headimpact import bases, coco, files, lora, scenes, vlm
+from headimpact import files
+from headimpact.adapters import lora
+from headimpact.adapters.training import Training, TrainSettings
+from headimpact.data import coco, scenes
 from headimpact.errors import InputError
-from headimpact.training import Training, TrainSettings
+from headimpact.tiny import bases
+from headimpact.vlm import loading
+from headimpact.vlm.base import Vlm
 
 SETTINGS = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
 LAYERS = [3, 1]
 PICTURE = Image.new("RGB", (128, 96), (90, 120, 30))
 
 
-def header(base: vlm.Vlm) -> dict:
+def header(base: Vlm) -> dict:
     return {"base": "tiny", "source": base.source, "base_digest": base.digest, "layers": LAYERS}
 
 
@@ -31,7 +36,7 @@ def stir(peft_model: PeftModel) -> None:
                 weight.copy_(torch.randn(weight.shape, generator=generator))
 
 
-def logits(base: vlm.Vlm) -> torch.Tensor:
+def logits(base: Vlm) -> torch.Tensor:
     encoded = base.encode_image(PICTURE)
     return native_forward(base, base.tokenize(base.caption("red circle"), encoded.grid), encoded).logits[0]
 
@@ -42,7 +47,7 @@ def folders(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     for name, seed in (("base", 0), ("other", 1)):
         bases.save(bases.build(request.param, seed), root / name)
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     original = logits(base)
     peft_model = lora.attach(base, LAYERS, SETTINGS, seed=5)
     stir(peft_model)
@@ -53,10 +58,10 @@ def folders(request, tmp_path_factory):
 def test_an_adapter_comes_back_as_it_was(folders):
     root, original, adapted = folders
     assert (adapted - original).abs().max() > 0.01
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     peft_model = lora.load(base, root / "adapter")
     assert torch.equal(logits(base), adapted)
-    assert lora.adapted_modules(peft_model) == sorted(lora.target_modules(base, LAYERS, SETTINGS.targets))
+    assert lora.adapted_modules(peft_model) == sorted(base.projections(LAYERS, SETTINGS.targets))
     with lora.disabled(peft_model):
         assert torch.equal(logits(base), original)
     assert torch.equal(logits(base), adapted)
@@ -65,7 +70,7 @@ def test_an_adapter_comes_back_as_it_was(folders):
 def test_peft_alone_loads_it(folders):
     """The base through transformers and the adapter through PEFT, nothing of this project but the inputs."""
     root, _, adapted = folders
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     encoded = base.encode_image(PICTURE)
     inputs = base.native_inputs(base.tokenize(base.caption("red circle"), encoded.grid), encoded)
     plain = type(base.model).from_pretrained(root / "base", dtype=torch.float32, attn_implementation="eager")
@@ -76,8 +81,8 @@ def test_peft_alone_loads_it(folders):
 
 def test_another_base_of_the_same_shapes_is_refused_with_both_digests(folders):
     root, _, _ = folders
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
-    other = vlm.load(str(root / "other"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
+    other = loading.load(str(root / "other"), device="cpu", dtype="float32")
     assert base.digest != other.digest
     with pytest.raises(InputError, match=f"{base.digest[:12]}.*not on .*{other.digest[:12]}"):
         lora.load(other, root / "adapter")
@@ -85,12 +90,12 @@ def test_another_base_of_the_same_shapes_is_refused_with_both_digests(folders):
 
 
 @pytest.fixture(scope="module")
-def base() -> vlm.Vlm:
+def base() -> Vlm:
     return bases.build("tiny-smolvlm", 0)
 
 
 @pytest.fixture
-def fresh() -> vlm.Vlm:
+def fresh() -> Vlm:
     return bases.build("tiny-smolvlm", 0)
 
 
@@ -102,7 +107,7 @@ def test_the_saved_files_are_the_same_in_every_process_and_place(fresh, tmp_path
     names = sorted(path.name for path in (tmp_path / "adapter").iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors", "header.json"]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["target_modules"] == sorted(lora.target_modules(fresh, range(8), SETTINGS.targets))
+    assert config["target_modules"] == sorted(fresh.projections(range(8), SETTINGS.targets))
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", "abc")
     assert (config["r"], config["lora_alpha"], config["lora_dropout"], config["bias"]) == (2, 4, 0, "none")
     assert "this/machine" not in json.dumps(config)
@@ -138,7 +143,7 @@ def test_a_damaged_adapter_is_refused(fresh, tmp_path, damaged):
 
 
 def test_target_modules_are_full_names_layer_by_layer(base):
-    assert lora.target_modules(base, [2, 0], ["q_proj", "v_proj"]) == [
+    assert base.projections([2, 0], ["q_proj", "v_proj"]) == [
         "model.text_model.layers.0.self_attn.q_proj",
         "model.text_model.layers.0.self_attn.v_proj",
         "model.text_model.layers.2.self_attn.q_proj",
@@ -207,7 +212,7 @@ def test_a_layer_that_does_not_exist_is_refused(fresh):
 @pytest.fixture
 def adapted(fresh) -> tuple[PeftModel, list[str]]:
     peft_model = lora.attach(fresh, LAYERS, SETTINGS, seed=0)
-    return peft_model, lora.target_modules(fresh, LAYERS, SETTINGS.targets)
+    return peft_model, fresh.projections(LAYERS, SETTINGS.targets)
 
 
 def test_a_trained_adapter_is_alive(adapted):
@@ -243,7 +248,7 @@ def test_other_modules_than_meant_are_refused_by_name(fresh):
     config = LoraConfig(r=2, target_modules=list(SETTINGS.targets), layers_to_transform=LAYERS)
     peft_model = get_peft_model(fresh.model, config)
     stir(peft_model)
-    names = lora.target_modules(fresh, LAYERS, SETTINGS.targets)
+    names = fresh.projections(LAYERS, SETTINGS.targets)
     with pytest.raises(lora.DeadAdapterError, match=r"extra \['model\.vision_model.*missing \[\]"):
         lora.check_liveness(peft_model, names, changed_logits=1.0)
 
@@ -281,7 +286,7 @@ def parts(tmp_path_factory):
     return coco.read_part(folder, "train"), coco.read_part(folder, "val")
 
 
-def train(base: vlm.Vlm, peft_model: PeftModel, parts, checkpoint: Path) -> None:
+def train(base: Vlm, peft_model: PeftModel, parts, checkpoint: Path) -> None:
     for _ in Training(base, peft_model, *parts, FEW_STEPS, checkpoint, "same").run():
         pass
 
@@ -291,18 +296,18 @@ def trained_heads(request, parts, tmp_path_factory):
     """A base, an adapter of three of its heads, trained and saved, what was counted, and what it answers."""
     root = tmp_path_factory.mktemp(request.param)
     bases.save(bases.build(request.param, 0), root / "base")
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     original = logits(base)
     peft_model = lora.attach_heads(base, HEADS, SETTINGS, seed=5)
     counts = lora.count_parameters(base.model)
     train(base, peft_model, parts, root / "state.safetensors")
     changed = float((logits(base) - original).abs().max())
-    lora.check_liveness(peft_model, lora.target_modules(base, [1, 3], SETTINGS.targets), changed)
+    lora.check_liveness(peft_model, base.projections([1, 3], SETTINGS.targets), changed)
     lora.save(peft_model, root / "adapter", header(base))
     return root, counts, original, logits(base)
 
 
-def rows_of(base: vlm.Vlm, layer: int, target: str) -> set[int]:
+def rows_of(base: Vlm, layer: int, target: str) -> set[int]:
     """The rows of a projection that belong to the chosen heads, counted one by one."""
     config = base.text_config
     width = base.decoder.layers[layer].self_attn.head_dim
@@ -319,12 +324,12 @@ def test_peft_alone_loads_single_heads_and_the_other_heads_are_the_base(trained_
     """Loaded with transformers and PEFT alone: the same answers; merged, every other row is the base's own, exactly."""
     root, _, original, adapted = trained_heads
     assert (adapted - original).abs().max() > 1e-3
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     encoded = base.encode_image(PICTURE)
     inputs = base.native_inputs(base.tokenize(base.caption("red circle"), encoded.grid), encoded)
     plain = type(base.model).from_pretrained(root / "base", dtype=torch.float32, attn_implementation="eager")
     model = PeftModel.from_pretrained(plain, str(root / "adapter"))
-    assert lora.adapted_modules(model) == sorted(lora.target_modules(base, [1, 3], SETTINGS.targets))
+    assert lora.adapted_modules(model) == sorted(base.projections([1, 3], SETTINGS.targets))
     with torch.inference_mode():
         torch.testing.assert_close(model(**inputs).logits[0], adapted, atol=1e-4, rtol=0)
     merged, before = dict(model.merge_and_unload().named_parameters()), dict(base.model.named_parameters())
@@ -341,7 +346,7 @@ def test_peft_alone_loads_single_heads_and_the_other_heads_are_the_base(trained_
 
 def test_only_what_can_move_counts_as_trainable(trained_heads):
     root, counts, _, _ = trained_heads
-    base = vlm.load(str(root / "base"), device="cpu", dtype="float32")
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     rank, total, effective = SETTINGS.rank, 0, 0
     for layer in (1, 3):
         for target in SETTINGS.targets:
@@ -391,7 +396,7 @@ def test_training_on_single_heads_goes_on_where_it_stopped(parts, tmp_path):
 def test_rows_that_strayed_are_refused(fresh):
     peft_model = lora.attach_heads(fresh, HEADS, SETTINGS, seed=0)
     stir(peft_model)  # every row of every lora_B
-    names = lora.target_modules(fresh, [1, 3], SETTINGS.targets)
+    names = fresh.projections([1, 3], SETTINGS.targets)
     with pytest.raises(lora.DeadAdapterError, match=r"^Rows of heads that were not chosen have moved in .*layers\.1\."):
         lora.check_liveness(peft_model, names, changed_logits=1.0)
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from headimpact import attention, bases, coco, measures, scenes
-from headimpact import vlm as families
-from headimpact.coco import Sample
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
+from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.scoring import Scorer
-from headimpact.selection import select
-from headimpact.tokengrid import TokenGrid
-from headimpact.training import caption_loss
-from headimpact.vlm import Vlm
+from headimpact.impact.scoring import Scorer
+from headimpact.selection import measures
+from headimpact.selection.selection import select
+from headimpact.tiny import bases
+from headimpact.vlm import attention, loading
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.tokengrid import TokenGrid
 
 TARGETS = ("q_proj", "k_proj", "v_proj")
 
@@ -334,7 +336,7 @@ def plant(base: Vlm, layer: int, samples: list[Sample], monkeypatch) -> None:
 def test_a_planted_layer_is_found_by_what_is_measured_and_not_by_position(
     name, layer, samples, project_root: Path, monkeypatch
 ):
-    base = families.load(str(project_root / "models/bases" / name), device="cpu", dtype="float32")
+    base = loading.load(str(project_root / "models/bases" / name), device="cpu", dtype="float32")
     plant(base, layer, samples, monkeypatch)
     found = measures.measure(base, [samples[:4], samples[4:]], TARGETS)
     scorer = Scorer(base, samples, 0.5, 5, 0)
@@ -359,7 +361,7 @@ def test_a_planted_layer_is_found_by_what_is_measured_and_not_by_position(
 def test_the_only_layer_that_sees_is_found_though_the_others_go_on_to_read(samples, project_root: Path, monkeypatch):
     """The others' attention to the text stays. The gradient is not asked: in a base that was not trained like this, it
     is largest where every token passes first, and says nothing about the image."""
-    base = families.load(str(project_root / "models/bases/tiny-paligemma2"), device="cpu", dtype="float32")
+    base = loading.load(str(project_root / "models/bases/tiny-paligemma2"), device="cpu", dtype="float32")
     blind(base, [layer for layer in range(base.layers) if layer != 9], monkeypatch)
     scorer = Scorer(base, samples[:4], 0.5, 5, 0)
     scorer.score(samples[:4])

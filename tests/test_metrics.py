@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from headimpact.errors import InputError
-from headimpact.metrics import (
+from headimpact.statistics import (
     clustered_mean,
     clustered_means,
     paired_difference,

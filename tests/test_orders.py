@@ -7,12 +7,15 @@ import obvious
 import pytest
 import torch
 
-from headimpact import bases, coco, orders, scenes
-from headimpact.coco import Sample, normalise
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
 from headimpact.errors import InputError
-from headimpact.evaluation import Question, draw_questions, evaluate_images
-from headimpact.orders import ORDERS, answer_orders, ask_in_orders
-from headimpact.vlm import Vlm
+from headimpact.evaluation import orders
+from headimpact.evaluation.objects import Question, draw_questions, evaluate_images
+from headimpact.evaluation.orders import ORDERS, answer_orders, ask_in_orders
+from headimpact.text import normalise
+from headimpact.tiny import bases
+from headimpact.vlm.base import Vlm
 
 
 def asked(by_option: np.ndarray, by_label: np.ndarray) -> np.ndarray:

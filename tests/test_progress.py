@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from headimpact import progress
+from headimpact.lifecycle import progress
 
 
 class Clock:

@@ -13,9 +13,9 @@ import grimp
 import pytest
 import yaml
 
-from headimpact import layout
-from headimpact.config import STEPS, Config, Job, Step, load, tracked_values
-from headimpact.steps import tournament
+from headimpact.lifecycle import layout
+from headimpact.lifecycle.config import STEPS, Config, Job, Step, load, tracked_values
+from headimpact.lifecycle.steps import tournament
 
 # How a step is run and shown, not what it writes: editing these makes no output stale.
 PLUMBING = {"config", "errors", "files", "layout", "progress", "serving", "summary", "tracking", "workers"}
@@ -61,7 +61,7 @@ def _code_of(step: str) -> set[str]:
     plumbing = (
         PLUMBING if step in ("data", "score", "examine", "tournament", "report") else PLUMBING | {"gallery", "plots"}
     )
-    return _imports(f"headimpact.steps.{step}", plumbing)
+    return _imports(f"headimpact.lifecycle.steps.{step}", plumbing)
 
 
 def _imports(name: str, plumbing: set[str]) -> set[str]:
@@ -109,7 +109,7 @@ def test_stages_depend_on_the_code_that_their_step_imports(stages: dict[str, Any
 
 def test_a_run_of_the_tournament_is_known_by_all_code_that_decides_its_results() -> None:
     named = {f"src/headimpact/{pattern.removesuffix('/*.py')}" for pattern in tournament.CODE}
-    assert named == _imports("headimpact.finetuning", PLUMBING)
+    assert named == _imports("headimpact.adapters.cell", PLUMBING)
 
 
 def test_the_original_depends_on_no_code_of_training(stages: dict[str, Any]) -> None:

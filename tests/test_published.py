@@ -12,10 +12,10 @@ import scipy.sparse
 import web
 from PIL import Image
 
-from headimpact import published
-from headimpact.download import fetch, image_fault
+from headimpact.data import published
+from headimpact.data.download import fetch, image_fault
+from headimpact.data.published import Skipped
 from headimpact.errors import InputError
-from headimpact.published import Skipped
 
 WIDTH, HEIGHT = 40, 30
 
@@ -280,7 +280,7 @@ def test_a_bomb_is_not_unpacked(release, monkeypatch):
 
 
 def test_missing_records_are_told(tmp_path):
-    with pytest.raises(InputError, match=r"dataset_masks\.json does not exist\. Run `python -m headimpact download`"):
+    with pytest.raises(InputError, match=r"dataset_masks\.json does not exist\. Run `headimpact download`"):
         published.read_records(tmp_path)
 
 

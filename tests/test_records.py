@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headimpact import records
+from headimpact.data import records
 from headimpact.errors import InputError
 
 COUNT = 23
@@ -13,7 +13,7 @@ COUNT = 23
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from headimpact import records
+from headimpact.data import records
 from test_records import make, work
 
 output, moment = Path(sys.argv[1]), sys.argv[2]

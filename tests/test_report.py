@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import unescape
 from pathlib import Path
@@ -13,12 +14,24 @@ import pandas as pd
 import pytest
 from test_tournament_section import write as write_tournament
 
-from headimpact import coco, layout, report, scenes, stability, variations
+from headimpact.data import coco, scenes
 from headimpact.errors import InputError
 from headimpact.files import digest_file
+from headimpact.impact import stability, variations
+from headimpact.lifecycle import layout
+from headimpact.lifecycle.outputs import collect
+from headimpact.report import report
 
 SETUPS = ["original", "top-4", "bottom-4", "random-4", "full"]
 BASE = 1000
+
+
+def write(models: Sequence[str], setups: Sequence[str], root: Path) -> report.Outputs:
+    """What the step report does in the project ``root``."""
+    outputs = collect(models, setups, root)
+    dataset = root / layout.DATASET
+    report.write(outputs, root / layout.REPORTS, coco.read_part(dataset, "test") if dataset.exists() else [])
+    return outputs
 
 
 def estimate(value: float) -> dict[str, float]:
@@ -130,14 +143,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_table1_gives_the_parameters_of_the_base(root: Path) -> None:
-    table = report.table1(report.collect(["tiny"], SETUPS, root))
+    table = report.table1(collect(["tiny"], SETUPS, root))
     assert table.to_dict("records") == [
         {"model": "tiny", "source": "bases/tiny", "parameters": BASE, "layers": 3, "heads": 2}
     ]
 
 
 def test_table2_has_a_row_for_layers_and_one_for_heads(root: Path) -> None:
-    table = report.table2(report.collect(["tiny"], SETUPS, root))
+    table = report.table2(collect(["tiny"], SETUPS, root))
     assert table.values.tolist() == [
         ["tiny", "layers", 2, 12.5, 0.00002],
         ["tiny", "heads", 1, 12.5, 0.00002],
@@ -145,13 +158,13 @@ def test_table2_has_a_row_for_layers_and_one_for_heads(root: Path) -> None:
 
 
 def test_table3_lists_the_layers_of_setups_that_train(root: Path) -> None:
-    table = report.table3(report.collect(["tiny"], SETUPS, root))
+    table = report.table3(collect(["tiny"], SETUPS, root))
     assert table["setup"].tolist() == SETUPS[1:]
     assert set(table["layers"]) == {"6 8 9 11"}
 
 
 def test_table4_holds_values_and_differences_and_marks_the_largest(root: Path) -> None:
-    table = report.table4(report.collect(["tiny"], SETUPS, root)).set_index("setup")
+    table = report.table4(collect(["tiny"], SETUPS, root)).set_index("setup")
     assert table.loc["original", ["accuracy", "accuracy_se", "accuracy_n"]].tolist() == [0.9, 0.01, 30]
     assert np.isnan(table.loc["original", "accuracy_difference"])
     top = table.loc["top-4", [f"accuracy_{name}" for name in ("difference", "low", "high", "p_value")]]
@@ -162,26 +175,26 @@ def test_table4_holds_values_and_differences_and_marks_the_largest(root: Path) -
 def test_table4_marks_nothing_where_nothing_moved(tmp_path: Path) -> None:
     for setup in SETUPS:
         write_setup(tmp_path, "tiny", setup)
-    table = report.table4(report.collect(["tiny"], SETUPS, tmp_path))
+    table = report.table4(collect(["tiny"], SETUPS, tmp_path))
     assert not table[[f"{metric}_largest" for metric in report.METRICS]].to_numpy().any()
 
 
 def test_the_largest_difference_is_sought_within_a_model(root: Path) -> None:
     for setup in SETUPS:
         write_setup(root, "other", setup, changes(0.9 if setup == "full" else 0.0))
-    table = report.table4(report.collect(["tiny", "other"], SETUPS, root))
+    table = report.table4(collect(["tiny", "other"], SETUPS, root))
     marked = table[table["perplexity_largest"]]
     assert marked[["model", "setup"]].to_numpy().tolist() == [["tiny", "top-4"], ["other", "full"]]
 
 
 def test_table5_counts_parameters(root: Path) -> None:
-    table = report.table5(report.collect(["tiny"], SETUPS, root))
+    table = report.table5(collect(["tiny"], SETUPS, root))
     assert table["setup"].tolist() == SETUPS[1:]
     assert table.iloc[0, 2:].tolist() == [1010, 10, pytest.approx(0.990099, abs=1e-6)]
 
 
 def test_write_makes_every_file_and_twice_the_same(root: Path) -> None:
-    outputs = report.write(["tiny"], SETUPS, root)
+    outputs = write(["tiny"], SETUPS, root)
     assert outputs.missing == ()
     folder = root / layout.REPORTS
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -189,12 +202,12 @@ def test_write_makes_every_file_and_twice_the_same(root: Path) -> None:
     pages = {"report.md", "report.html", "gallery_tiny.html"}
     pictures = {f"{name}_tiny.png" for name in ("figure4", "figure5", "stability")}
     assert set(first) == tables | pages | pictures
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
 def test_report_shows_tables_verdicts_and_figures(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "| tiny | bases/tiny | 1,000 | 3 | 2 |" in text
     assert "| tiny | accuracy ↑ | 0.900 ± 0.010 | **0.900 ± 0.010**<br>-0.400 (-0.420 to -0.380) | " in text
@@ -204,7 +217,7 @@ def test_report_shows_tables_verdicts_and_figures(root: Path) -> None:
 
 
 def test_answers_are_reported_and_shown_beside_each_other(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "- tiny, top-4: right in 0.250 of the answers over all orders and in 0.250 in the single one;" in text
     assert "The answers themselves stand in gallery_tiny.html." in text
@@ -216,22 +229,22 @@ def test_answers_are_reported_and_shown_beside_each_other(root: Path) -> None:
 
 def test_a_report_without_answers_says_so(root: Path) -> None:
     shutil.rmtree(root / layout.answers("tiny", "full").parent)
-    outputs = report.write(["tiny"], SETUPS, root)
+    outputs = write(["tiny"], SETUPS, root)
     assert layout.generated("tiny", "full") in outputs.missing
     text = (root / layout.REPORTS / "report.md").read_text()
-    assert text.count("Not measured: run python -m headimpact answer.") == 2
+    assert text.count("Not measured: run headimpact answer.") == 2
     assert not list((root / layout.REPORTS).glob("gallery*"))
 
 
 def test_csv_reads_back_as_numbers(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     table = pd.read_csv(root / layout.REPORTS / "table4.csv")
-    pd.testing.assert_frame_equal(table, report.table4(report.collect(["tiny"], SETUPS, root)), check_dtype=False)
+    pd.testing.assert_frame_equal(table, report.table4(collect(["tiny"], SETUPS, root)), check_dtype=False)
 
 
 def test_missing_cells_are_named(root: Path) -> None:
     (root / layout.results("tiny", "full")).unlink()
-    outputs = report.write(["tiny", "never-run"], SETUPS, root)
+    outputs = write(["tiny", "never-run"], SETUPS, root)
     assert outputs.models == ("tiny",)
     assert layout.results("tiny", "full") in outputs.missing
     text = (root / layout.REPORTS / "report.md").read_text()
@@ -243,35 +256,35 @@ def test_missing_cells_are_named(root: Path) -> None:
 
 def test_only_scored_models_are_reported_with_missing_results(tmp_path: Path) -> None:
     write_score(tmp_path, "tiny")
-    report.write(["tiny"], SETUPS, tmp_path)
+    write(["tiny"], SETUPS, tmp_path)
     text = (tmp_path / layout.REPORTS / "report.md").read_text()
     assert "| tiny | missing | missing | 3 | 2 |" in text
     assert "- tiny, accuracy: not known." in text
 
 
 def test_nothing_to_report_is_an_error_and_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to report of tiny: run dvc repro first"):
-        report.write(["tiny"], SETUPS, tmp_path)
+    with pytest.raises(InputError, match="no model has been run. Run dvc repro first"):
+        write(["tiny"], SETUPS, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_output_leaves_the_old_report(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     old = (root / layout.REPORTS / "report.md").read_bytes()
     (root / layout.results("tiny", "top-4")).write_text("{")
     with pytest.raises(InputError, match=r"top-4/results\.json is not valid JSON"):
-        report.write(["tiny"], SETUPS, root)
+        write(["tiny"], SETUPS, root)
     assert (root / layout.REPORTS / "report.md").read_bytes() == old
 
 
 def test_a_setup_of_named_layers_is_found_in_its_own_folder(root: Path) -> None:
     write_setup(root, "tiny", "layers:1,2", changes(0.2))
-    table = report.table4(report.collect(["tiny"], ["layers:1,2"], root))
+    table = report.table4(collect(["tiny"], ["layers:1,2"], root))
     assert table["accuracy_difference"].tolist() == [0.2]
 
 
 def test_the_summary_comes_first_and_follows_the_verdicts(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (root / layout.REPORTS / "report.md").read_text()
     summary = text[text.index("## Summary") : text.index("## Table 1")]
     assert (
@@ -283,13 +296,13 @@ def test_the_summary_comes_first_and_follows_the_verdicts(root: Path) -> None:
 
 
 def test_the_summary_without_top_layers_says_so(root: Path) -> None:
-    report.write(["tiny"], ["original", "full"], root)
+    write(["tiny"], ["original", "full"], root)
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "Not answered: no setup top-K was run." in text
 
 
 def test_the_page_has_what_the_markdown_has(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     page = (root / layout.REPORTS / "report.html").read_text()
     sections = re.findall("^## (.*)$", (root / layout.REPORTS / "report.md").read_text(), re.MULTILINE)
     assert [unescape(title) for title in re.findall("<h2>(.*)</h2>", page)] == sections
@@ -303,7 +316,7 @@ def paper_model(root: Path, source: str) -> str:
     write_setup(root, "my-smolvlm", "original")
     write_setup(root, "my-smolvlm", "top-4", changes(0.4))
     write_json(root / layout.adapter("my-smolvlm", "top-4") / "header.json", {"source": source})
-    report.write(["my-smolvlm"], ["original", "top-4"], root)
+    write(["my-smolvlm"], ["original", "top-4"], root)
     return (root / layout.REPORTS / "report.md").read_text()
 
 
@@ -332,13 +345,13 @@ def test_the_papers_rows_stand_apart_for_other_models(tmp_path: Path) -> None:
 
 def test_a_model_whose_source_is_not_known_is_another_model(tmp_path: Path) -> None:
     write_score(tmp_path, "smolvlm")
-    report.write(["smolvlm"], SETUPS, tmp_path)
+    write(["smolvlm"], SETUPS, tmp_path)
     text = (tmp_path / layout.REPORTS / "report.md").read_text()
     assert "- smolvlm is of a source that is not known (no adapter was trained); the paper's SmolVLM is" in text
 
 
 def test_the_papers_contradictions_are_told(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "Found. 15 of the 36 cells of fine-tuned models equal the original in every printed digit." in text
     assert "| PaliGemma2 | 27 | 11 | Qwen2-VL |" in text
@@ -349,7 +362,7 @@ def test_runs_are_searched_by_their_numbers_and_hold_no_id(root: Path) -> None:
     write_json(
         root / layout.impact_summary("tiny"), {"layers": 3, "heads": 2, "table_digest": "abc", "dataset": "scenes"}
     )
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "- score tiny: ` attributes.status = 'FINISHED' and tags.step = 'score' and tags.model = 'tiny'" in text
     assert "tags.table_digest = 'abc' `" in text
@@ -363,7 +376,7 @@ def test_a_hostile_source_stays_text(root: Path) -> None:
     hostile = "</td></table><script>alert(1)</script>|**x**"
     for setup in SETUPS[1:]:
         write_json(root / layout.adapter("tiny", setup) / "header.json", {"source": hostile})
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     page = (root / layout.REPORTS / "report.html").read_text()
     assert page.count("<script>") == 1
     assert "&lt;/td&gt;&lt;/table&gt;&lt;script&gt;alert(1)" in page
@@ -372,7 +385,7 @@ def test_a_hostile_source_stays_text(root: Path) -> None:
 
 def test_how_much_the_rankings_agree(root: Path) -> None:
     """HI ranks the layers 2, 1, 0; with three layers every rule takes all of them."""
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (root / layout.REPORTS / "report.md").read_text()
     section = text[text.index("## How much the rankings agree") :]
     section = section[: section.index("\n## ")]
@@ -398,7 +411,7 @@ def test_how_much_the_rankings_agree(root: Path) -> None:
 
 def test_rules_that_were_not_measured_are_left_out_of_the_agreement(root: Path) -> None:
     (root / layout.measures("tiny")).unlink()
-    found = report.write(["tiny"], SETUPS, root)
+    found = write(["tiny"], SETUPS, root)
     assert layout.measures("tiny") in found.missing
     text = (root / layout.REPORTS / "report.md").read_text()
     assert "| excess |" in text
@@ -406,13 +419,13 @@ def test_rules_that_were_not_measured_are_left_out_of_the_agreement(root: Path) 
 
 
 def test_the_tournament_has_a_section_where_there_was_one(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     folder = root / layout.REPORTS
     text = (folder / "report.md").read_text()
     assert "## Tournament\n\nNo tournament has been run." in text
     assert not (folder / "tournament.png").exists()
     write_tournament(root)
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     text = (folder / "report.md").read_text()
     assert text.index("## Tournament") < text.index("top-4 &lt;b&gt;wins") < text.index("](tournament.png)")
     assert "### Against every other rule" in text[: text.index("## Table 1")]
@@ -429,7 +442,7 @@ def section(root: Path, title: str) -> str:
 
 
 def test_head_impact_under_test(root: Path) -> None:
-    report.write(["tiny"], SETUPS, root)
+    write(["tiny"], SETUPS, root)
     said = section(root, "Head Impact under test")
     assert "40 objects of 20 images. 3 layers of 2 heads." in said
     (definition,) = [line for line in said.splitlines() if line.startswith("| definition |")]
@@ -446,6 +459,6 @@ def test_head_impact_under_test(root: Path) -> None:
 
 def test_a_model_that_was_not_examined(root: Path) -> None:
     (root / layout.examination("tiny") / "variance.json").unlink()
-    found = report.write(["tiny"], SETUPS, root)
+    found = write(["tiny"], SETUPS, root)
     assert found.missing == (layout.examination("tiny") / "variance.json",)
     assert "No model was examined." in section(root, "Head Impact under test")

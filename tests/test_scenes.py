@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from headimpact import coco, scenes
+from headimpact.data import coco, scenes
 
 SAMPLES = 150
 

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from headimpact import bases, coco, evaluation, scenes
-from headimpact.coco import Sample
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
+from headimpact.engine import phrases
 from headimpact.errors import InputError
-from headimpact.scoring import Scorer, Skipped
-from headimpact.vlm import Vlm
+from headimpact.impact.scoring import Scorer, Skipped
+from headimpact.tiny import bases
+from headimpact.vlm.base import Vlm
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
 
@@ -39,7 +41,7 @@ def smolvlm() -> Vlm:
 
 def scored(vlm: Vlm, samples: list[Sample], size: int, everything: list[Sample] | None = None, seed=SEED):
     scorer = Scorer(vlm, everything or samples, THRESHOLD, DRAWS, seed)
-    for group in evaluation.batches(samples, size):
+    for group in phrases.batches(samples, size):
         scorer.score(group)
     return scorer
 

@@ -10,13 +10,13 @@ import toy_models
 from PIL import Image
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
-from headimpact import coco, records, segmentation
-from headimpact.annotators import Annotator
-from headimpact.captions import Captioned
+from headimpact.data import coco, records, segmentation
+from headimpact.data.annotators import Annotator
+from headimpact.data.captions import Captioned
+from headimpact.data.grounding import Grounded, Phrase
+from headimpact.data.segmentation import Segmented, Segmenter, mask_of
 from headimpact.errors import InputError
-from headimpact.grounding import Grounded, Phrase
-from headimpact.segmentation import Segmented, Segmenter, mask_of
-from headimpact.steps.segment import segment
+from headimpact.lifecycle.steps.segment import segment
 
 ALONE = records.Processes()
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from headimpact.errors import InputError
-from headimpact.selection import RULES, Selection, Setup, alias, check_setup, parse_setup, priority, select
+from headimpact.selection.selection import RULES, Selection, Setup, alias, check_setup, parse_setup, priority, select
 
 # ranks from the best: 5, 2, 9, 0 ... and 11, 7, 3, 1 from the worst
 SCORES = np.array([0.60, 0.13, 0.80, 0.12, 0.30, 0.90, 0.40, 0.11, 0.35, 0.70, 0.45, 0.10])

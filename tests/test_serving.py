@@ -25,8 +25,8 @@ import pytest
 from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
-from headimpact import serving, tracking
 from headimpact.errors import InputError
+from headimpact.lifecycle import serving, tracking
 
 LIMITS = serving.Limits(0.01, 0.1, 20, 64, 0.2)
 CONTEXT = PythonModelContext({}, {})
@@ -232,7 +232,7 @@ def test_a_refusal_is_sent_without_what_mlflow_puts_before_it() -> None:
     }
 
 
-FAKE_VLM = """
+FAKE_LOADING = """
 import time
 from pathlib import Path
 
@@ -281,12 +281,14 @@ def address(folder: Path) -> Iterator[str]:
 
 
 def register_fake(folder: Path) -> None:
-    package = folder / "source/headimpact"
-    (package / "vlm").mkdir(parents=True)
-    for name in ("__init__", "errors", "files", "serving"):
-        shutil.copy(Path(serving.__file__).with_name(f"{name}.py"), package)
-    (package / "vlm/__init__.py").write_text(FAKE_VLM.format(folder=str(folder)))
-    (package / "lora.py").write_text(FAKE_LORA)
+    package, real = folder / "source/headimpact", Path(serving.__file__).parents[1]
+    for wing in ("", "lifecycle", "vlm", "adapters"):
+        (package / wing).mkdir(parents=True)
+        (package / wing / "__init__.py").write_text("")
+    for name in ("__init__", "errors", "files", "lifecycle/serving"):
+        shutil.copy(real / f"{name}.py", package / f"{name}.py")
+    (package / "vlm/loading.py").write_text(FAKE_LOADING.format(folder=str(folder)))
+    (package / "adapters/lora.py").write_text(FAKE_LORA)
     adapter, base = folder / "adapter", folder / "models/bases/tiny"
     adapter.mkdir()
     base.mkdir(parents=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headimpact.comparison import Runs, analyse, images_needed
-from headimpact.impact import kruskal_wallis
-from headimpact.standings import verdicts
+from headimpact.impact.head_impact import kruskal_wallis
+from headimpact.tournament.comparison import Runs, analyse, images_needed
+from headimpact.tournament.standings import verdicts
 
 RULES = ("top", "bottom", "first", "middle", "last", "uniform", "gradient")
 DRAWS = 5

@@ -13,11 +13,11 @@ import scipy.sparse
 import toy_models
 import web
 
-from headimpact import config, layout, tracking
-from headimpact.coco import PARTS, images_path, read_part
+from headimpact.data.coco import PARTS, images_path, read_part
 from headimpact.errors import InputError
-from headimpact.steps import data, download, ground, segment
-from headimpact.summary import Summary
+from headimpact.lifecycle import config, layout, tracking
+from headimpact.lifecycle.steps import data, download, ground, segment
+from headimpact.lifecycle.summary import Summary
 
 STEPS = {"download": download.run, "ground": ground.run, "segment": segment.run, "data": data.run}
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from headimpact import stability
 from headimpact.errors import InputError
-from headimpact.metrics import clustered_means
+from headimpact.impact import stability
+from headimpact.statistics import clustered_means
 
 
 def images_of(objects: int) -> np.ndarray:

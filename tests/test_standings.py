@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from tournaments import comparison, make, only, seeded, tables
 
-from headimpact.comparison import Comparison, Tournament, analyse, images_needed, smallest_visible
 from headimpact.errors import InputError
-from headimpact.standings import changes_table, comparisons_table, headlines, read_runs, standings, verdicts
+from headimpact.tournament.comparison import Comparison, Tournament, analyse, images_needed, smallest_visible
+from headimpact.tournament.standings import changes_table, comparisons_table, headlines, read_runs, standings, verdicts
 
 # --- reading -----------------------------------------------------------------------------------------
 

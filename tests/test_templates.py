@@ -9,10 +9,10 @@ from real_size import QWEN2_VL_TEMPLATE, SMOLVLM_TEMPLATE, TEMPLATES
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from headimpact import bases
 from headimpact.errors import InputError
-from headimpact.packing import Tokens
-from headimpact.vlm import Conversation, Vlm
+from headimpact.tiny import bases
+from headimpact.vlm.base import Conversation, Vlm
+from headimpact.vlm.packing import Tokens
 
 NAMES = {"paligemma": "tiny-paligemma2", "qwen2_vl": "tiny-qwen2-vl", "idefics3": "tiny-smolvlm"}
 BYTE_LEVEL = ("tiny-qwen2-vl", "tiny-smolvlm")

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-from headimpact import tournament_figure
+from headimpact.tournament import figure as tournament_figure
 
 
 def tournament_changes(rules: dict[str, tuple[float, float]], model: str = "tiny", k: int = 4) -> pd.DataFrame:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from headimpact import layout, plots, tournament_figure
-from headimpact import tournament_section as section
 from headimpact.errors import InputError
-from headimpact.page import Document, Heading, Items, Picture, Section, Table, Text, to_html, to_markdown
+from headimpact.lifecycle import layout
+from headimpact.lifecycle.outputs import read_tournament
+from headimpact.report import figures
+from headimpact.report import tournament_section as section
+from headimpact.report.page import Document, Heading, Items, Picture, Section, Table, Text, to_html, to_markdown
+from headimpact.tournament import figure
 
 MEASURES = ("perplexity", "accuracy", "ans_prob")
 
@@ -26,7 +29,7 @@ def write(root: Path) -> None:
     columns = ["model", "rule", "k", "measure", "value", "se", "low", "high", "runs", "images"]
     table = pd.DataFrame(changes, columns=columns)
     table.to_csv(root / layout.tournament_table("changes"), index=False)
-    plots.save(tournament_figure.draw(table), root / layout.tournament_figure())
+    figures.save(figure.draw(table), root / layout.tournament_figure())
     comparisons = [
         ("tiny", "top", rival, 4, measure, better, low, high, twins, winner, 0.125, 0.05, needed)
         for rival, better, low, high, twins, winner, needed in (
@@ -54,7 +57,7 @@ def write(root: Path) -> None:
 @pytest.fixture
 def found(tmp_path: Path) -> section.Found:
     write(tmp_path)
-    read = section.read(tmp_path)
+    read = read_tournament(tmp_path)
     assert read is not None
     return read
 
@@ -68,7 +71,7 @@ def tables(found: section.Found) -> list[Table]:
 
 
 def test_without_a_tournament_it_says_how_to_run_one(tmp_path: Path) -> None:
-    assert section.read(tmp_path) is None
+    assert read_tournament(tmp_path) is None
     (told,) = section.blocks(None, tmp_path / "tournament.png")
     assert isinstance(told, Text)
     assert "mlflow run . -e tournament" in told.text
@@ -77,14 +80,14 @@ def test_without_a_tournament_it_says_how_to_run_one(tmp_path: Path) -> None:
 def test_a_tournament_that_lacks_a_file_is_none(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / layout.tournament_figure()).unlink()
-    assert section.read(tmp_path) is None
+    assert read_tournament(tmp_path) is None
 
 
 def test_broken_verdicts_are_told(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / layout.tournament_verdicts()).write_text("{")
     with pytest.raises(InputError, match=r"verdicts\.json is not valid JSON"):
-        section.read(tmp_path)
+        read_tournament(tmp_path)
 
 
 def test_verdicts_come_before_figure_and_tables(found: section.Found) -> None:

@@ -19,8 +19,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from headimpact import serving, tracking
 from headimpact.errors import InputError
+from headimpact.lifecycle import serving, tracking
 
 LIMITS = serving.Limits(24.0, 16.0, 1000, 128, 1.0)
 DIGEST = "d" * 64
@@ -103,8 +103,8 @@ def test_the_environment_chooses_another_database(
 def test_processes_that_start_together_share_a_fresh_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     monkeypatch.chdir(tmp_path)
-    code = "from headimpact import tracking\nwith tracking.run('score', 'tiny') as run: print(run)"
-    source = str(Path(tracking.__file__).parents[1])
+    code = "from headimpact.lifecycle import tracking\nwith tracking.run('score', 'tiny') as run: print(run)"
+    source = str(Path(tracking.__file__).parents[2])
     env = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -350,7 +350,7 @@ def test_a_version_holds_all_it_needs(project: Path) -> None:
     config = Model.load(folder).flavors["python_function"]
     assert (folder / config["artifacts"]["adapter"]["path"] / "header.json").is_file()
     assert (folder / config["artifacts"]["base"]["path"] / "model.safetensors").read_bytes() == b"base"
-    assert (folder / "code/headimpact/vlm/__init__.py").is_file()
+    assert (folder / "code/headimpact/vlm/loading.py").is_file()
     assert config["config"] == vars(LIMITS)
     assert (folder / "requirements.txt").read_text().split() == ["mlflow==3.17.2", "pandas==3.1.1"]
     assert not list(folder.rglob("*.pkl"))

@@ -17,11 +17,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from headimpact import bases, checkpoints, coco, files, lora, scenes, training
-from headimpact.coco import Sample
+from headimpact import files
+from headimpact.adapters import lora, training
+from headimpact.adapters.training import Record, Training, TrainSettings, epoch_order, validation_perplexity
+from headimpact.data import coco, scenes
+from headimpact.data.coco import Sample
+from headimpact.engine import checkpoints
+from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.training import Record, Training, TrainSettings, caption_loss, epoch_order, validation_perplexity
-from headimpact.vlm import Vlm
+from headimpact.tiny import bases
+from headimpact.vlm.base import Vlm
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
 LAYERS = [1, 6, 12]
@@ -151,7 +156,7 @@ CHILD = """
 import dataclasses, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from headimpact import coco
+from headimpact.data import coco
 from test_training import prepare
 folder = Path({folder!r})
 parts = coco.read_part(folder, "train"), coco.read_part(folder, "val")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from headimpact import variations
-from headimpact.impact import score_layer
-from headimpact.metrics import clustered_means
-from headimpact.variations import DEFINITION, Scores, Variation, score
+from headimpact.impact import variations
+from headimpact.impact.head_impact import score_layer
+from headimpact.impact.variations import DEFINITION, Scores, Variation, score
+from headimpact.statistics import clustered_means
 
 EVERY = {variation.name: variation for variation in variations.variations(0.5)}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from headimpact.engine.workers import work
 from headimpact.errors import InputError
-from headimpact.workers import work
 
 
 def square(number: int) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def test_a_process_that_is_killed_is_told():
 
 def test_no_process_outlives_a_parent_that_is_killed(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from test_workers import begin_and_wait; from headimpact.workers "
+        "import sys; from pathlib import Path; from test_workers import begin_and_wait; from headimpact.engine.workers "
         "import work; folder = Path(sys.argv[1]); list(work(begin_and_wait, [folder, folder], 2))"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from headimpact.comparison import Comparison, Runs, Spread
+from headimpact.tournament.comparison import Comparison, Runs, Spread
 
 COLUMNS = ("nll", "correct", "ans_prob")
 

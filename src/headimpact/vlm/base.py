@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from headimpact import attention, tokengrid
 from headimpact.errors import InputError
-from headimpact.packing import Batch, Tokens
-from headimpact.tokengrid import TokenGrid
+from headimpact.vlm import attention, tokengrid
+from headimpact.vlm.packing import Batch, Tokens
+from headimpact.vlm.tokengrid import TokenGrid
 
 OPTION_LABELS = ("A", "B", "C", "D")
 # A character of the private use area: it stands where an answer will be, and no other text has it.
@@ -183,6 +183,15 @@ class Vlm(ABC):
         return positions[0]
 
     # ---- common parts
+
+    def projections(self, layers: Sequence[int], targets: Sequence[str]) -> list[str]:
+        """Full names of the projections ``targets`` (as ``q_proj``) of some layers' attention.
+
+        Full names, because PEFT's ``layers_to_transform`` with bare names adapts the vision tower, too.
+        """
+        return [
+            f"{self.decoder_path}.layers.{layer}.self_attn.{target}" for layer in sorted(layers) for target in targets
+        ]
 
     @property
     def device(self) -> torch.device:

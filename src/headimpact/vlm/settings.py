@@ -9,25 +9,26 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from headimpact.errors import InputError
 from headimpact.files import read_json
+from headimpact.hub import CONFIG, PROCESSOR
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.hub import CONFIG, PROCESSOR
+from headimpact.vlm.families import FAMILIES, family_class
 
 _BAD = (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
 
-def read_family(source: str, folder: Path, families: dict[str, type[Vlm]]) -> type[Vlm]:
+def read_family(source: str, folder: Path) -> type[Vlm]:
     """The family of a checkpoint, from its config.json alone.
 
     Raises:
-        InputError: it is of none of ``families``.
+        InputError: it is of none of ``FAMILIES``.
     """
     config = read_json(folder / CONFIG)
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in families:
+    if kind not in FAMILIES:
         raise InputError(
-            f"{source} is not supported: its model type is {kind}; supported are {', '.join(sorted(families))}."
+            f"{source} is not supported: its model type is {kind}; supported are {', '.join(sorted(FAMILIES))}."
         )
-    family, classes = families[kind], config.get("architectures") or []
+    family, classes = family_class(kind), config.get("architectures") or []
     if classes and family.model_class.__name__ not in classes:
         raise InputError(
             f"{source} is not supported: it holds a {classes[0]}; of {kind} models, {family.model_class.__name__} is."

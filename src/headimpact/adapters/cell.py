@@ -1,0 +1,131 @@
+"""One cell: an adapter trained on chosen layers and found to be alive, and what the model makes of the test part."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from peft import PeftModel
+
+from headimpact.adapters import lora
+from headimpact.adapters.training import Record, Training, TrainSettings
+from headimpact.data.coco import Sample
+from headimpact.engine.phrases import batches, phrase_nll
+from headimpact.evaluation.objects import draw_questions, evaluate_images
+from headimpact.vlm.base import Vlm
+
+Watch = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""Passes items on and shows how far they are: items, their number, what is done. See ``progress.track``."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What to adapt.
+
+    Attributes:
+        layers: the layers (ascending, from 0).
+        heads: single heads of them, as (layer, head); empty where whole layers are adapted.
+        ranks: a rank for each of the layers, where it is not the one of the settings.
+    """
+
+    layers: tuple[int, ...]
+    heads: tuple[tuple[int, int], ...] = ()
+    ranks: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The samples of the train and val parts."""
+
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+
+
+def adapted(layers: Sequence[int], heads: Sequence[tuple[int, int]], budget: int, rank: int) -> Adapted:
+    """What a selection adapts; ``budget``: of how many layers of ``rank`` all layers share the budget, else 0."""
+    if not budget:
+        return Adapted(tuple(layers), tuple(heads))
+    ranks = lora.spread(len(layers), budget, rank)
+    return Adapted(tuple(ranks), (), ranks)
+
+
+def made_from(
+    vlm: Vlm, chosen: Adapted, settings: lora.LoraSettings, train: TrainSettings, header: Mapping[str, Any]
+) -> str:
+    """SHA-256 of all that an adapter depends on but the code: a training state of anything else is not continued."""
+    values = {
+        "header": header,
+        "layers": chosen.layers,
+        "heads": chosen.heads,
+        "ranks": sorted((chosen.ranks or {}).items()),
+        "lora": asdict(settings),
+        "train": asdict(train) | {"checkpoint_steps": None},
+        "dtype": str(vlm.model.dtype),
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def train_adapter(
+    vlm: Vlm,
+    chosen: Adapted,
+    settings: lora.LoraSettings,
+    train: TrainSettings,
+    parts: Parts,
+    checkpoint: Path,
+    fingerprint: str,
+    watch: Watch,
+) -> tuple[PeftModel, list[Record]]:
+    """Attach an adapter to ``vlm``, train it, and refuse it unless it is alive.
+
+    Args:
+        vlm: the base; the adapter stays attached to it.
+        chosen: what to adapt.
+        settings: hyperparameters of the adapter.
+        train: hyperparameters of the training; its seed is that of the adapter's first weights, too.
+        parts: what to train on, and what decides when to stop.
+        checkpoint: where the state is kept; one of the same ``fingerprint`` is continued.
+        fingerprint: :func:`made_from`.
+        watch: shows the optimizer steps.
+
+    Returns:
+        PEFT's view of the model, with the weights of the best validation, and the history.
+
+    Raises:
+        InputError: as for :class:`headimpact.adapters.training.Training`, or training diverged.
+        DeadAdapterError: the adapter has no effect, or adapts other modules than meant.
+    """
+    if chosen.heads:
+        peft_model = lora.attach_heads(vlm, chosen.heads, settings, train.seed)
+    else:
+        peft_model = lora.attach(vlm, chosen.layers, settings, train.seed, chosen.ranks)
+    training = Training(vlm, peft_model, parts.train, parts.val, train, checkpoint, fingerprint)
+    records = (record for record in training.run() if record.metric == "train/loss")
+    for _ in watch(records, training.total_steps, "training"):
+        pass
+    change = _largest_change(vlm, peft_model, parts.val[: train.batch_images])
+    lora.check_liveness(peft_model, vlm.projections(chosen.layers, settings.targets), change)
+    return peft_model, training.history
+
+
+def _largest_change(vlm: Vlm, peft_model: PeftModel, probe: Sequence[Sample]) -> float:
+    """Largest absolute difference (nats) that the adapter makes to the NLL of a phrase."""
+    after = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
+    with lora.disabled(peft_model):
+        before = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
+    return float(np.abs(np.subtract(after, before)).max())
+
+
+def evaluate(vlm: Vlm, samples: Sequence[Sample], seed: int, batch_images: int, watch: Watch) -> pd.DataFrame:
+    """One row an object (:class:`headimpact.evaluation.objects.ObjectResult`); ``seed`` draws the questions."""
+    questions = draw_questions(samples, seed)
+    groups = list(batches(samples, batch_images))
+    found: Iterator[Any] = (
+        asdict(result)
+        for group in watch(groups, len(groups), "evaluating")
+        for result in evaluate_images(vlm, group, questions)
+    )
+    return pd.DataFrame(found)

@@ -1,0 +1,251 @@
+"""LoRA on chosen layers of the language model, or on single heads of them: attach, check, save, load."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from headimpact.errors import InputError
+from headimpact.files import read_json, write_json
+from headimpact.vlm.base import Vlm
+
+HEADER = "header.json"
+_HELD = "rows_held_at_zero"  # on a lora_B of which only some rows may move: a mask of the others
+
+
+class DeadAdapterError(RuntimeError):
+    """Training left an adapter without effect, or adapted other modules than meant: nothing to register."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA hyperparameters (paper, section 5.3): r 8, alpha 16 on the q, k and v projections."""
+
+    rank: int
+    alpha: int
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts as in table 5: the total includes the adapter's; trainable are those that can move."""
+
+    total: int
+    trainable: int
+
+    @property
+    def percent(self) -> float:
+        """Trainable share in percent."""
+        return 100 * self.trainable / self.total
+
+
+def adapted_modules(model: nn.Module) -> list[str]:
+    """Names of the modules that carry a LoRA adapter, as they were called before PEFT wrapped the model."""
+    return sorted(
+        name.removeprefix("base_model.model.")
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    )
+
+
+def spread(layers: int, count: int, rank: int) -> dict[int, int]:
+    """The rank of each of ``layers`` layers that together have the budget of ``count`` layers of ``rank``.
+
+    As even as whole ranks allow, those that are one higher evenly spaced. A budget of less than rank 1 a layer pays
+    for evenly spaced layers of rank 1; the others are not in the result.
+    """
+    budget = count * rank
+    ranks = {layer: (layer + 1) * budget // layers - layer * budget // layers for layer in range(layers)}
+    return {layer: own for layer, own in ranks.items() if own}
+
+
+def attach(
+    vlm: Vlm, layers: Sequence[int], settings: LoraSettings, seed: int, ranks: Mapping[int, int] | None = None
+) -> PeftModel:
+    """Put fresh LoRA adapters on ``layers`` and freeze everything else.
+
+    The base's own modules are wrapped in place, so that ``vlm`` sees the adapter at once. Adapter weights are
+    float32 whatever the base's precision (PEFT's ``autocast_adapter_dtype``).
+
+    Args:
+        vlm: the base.
+        layers: the layers to adapt.
+        settings: hyperparameters.
+        seed: of the first weights.
+        ranks: a rank for each of the layers, in the place of ``settings.rank`` (PEFT's ``rank_pattern``); alpha / rank
+            stays what it is.
+
+    Raises:
+        DeadAdapterError: PEFT adapted other modules than asked for.
+    """
+    names = vlm.projections(layers, settings.targets)
+    own = {  # PEFT reads the names as regular expressions
+        re.escape(name): rank
+        for layer, rank in (ranks or {}).items()
+        for name in vlm.projections([layer], settings.targets)
+    }
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=names,
+        rank_pattern=dict(own),
+        alpha_pattern={name: settings.alpha * rank / settings.rank for name, rank in own.items()},
+    )
+    with torch.random.fork_rng(devices=[]), _without_old_names():
+        torch.manual_seed(seed)
+        peft_model = get_peft_model(vlm.model, config)
+    check_modules(peft_model, names)
+    # PEFT holds a set, which is saved in another order by every process, and the folder that the base lies in.
+    config.target_modules = sorted(names)
+    config.base_model_name_or_path, config.revision = vlm.source, vlm.revision
+    return peft_model
+
+
+def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSettings, seed: int) -> PeftModel:
+    """Put fresh LoRA adapters on single heads, given as (layer, head), and freeze everything else.
+
+    An ordinary adapter on q, k and v of the heads' layers, in which the rows of ``lora_B`` that write other heads stay
+    exactly zero: what is saved is plain PEFT, and merging it leaves the other heads' rows as they are. Heads that share
+    a key-value head share its k and v: these rows move for the whole group.
+
+    Raises:
+        InputError: no such head, or a target that is not divided into heads by its rows.
+        DeadAdapterError: PEFT adapted other modules than asked for.
+    """
+    if beyond := [head for head in heads if not 0 <= head[1] < vlm.heads]:
+        raise InputError(f"Head {beyond[0][0]}.{beyond[0][1]} does not exist: a layer has {vlm.heads} heads.")
+    if other := [target for target in settings.targets if target not in ("q_proj", "k_proj", "v_proj")]:
+        raise InputError(f"Single heads are adapted by the rows of q_proj, k_proj and v_proj, not of {other[0]}.")
+    layers = sorted({layer for layer, _ in heads})
+    peft_model = attach(vlm, layers, settings, seed)
+    for layer in layers:
+        own = [head for at, head in heads if at == layer]
+        for target in settings.targets:
+            (name,) = vlm.projections([layer], [target])
+            _hold_at_zero(vlm.model.get_submodule(f"{name}.lora_B.default").weight, ~head_rows(vlm, own, target))
+    return peft_model
+
+
+def head_rows(vlm: Vlm, heads: Sequence[int], target: str) -> Bool[Tensor, " rows"]:
+    """Which rows of a layer's q, k or v projection belong to ``heads``; of k and v those of their key-value heads."""
+    config = vlm.text_config
+    width = getattr(config, "head_dim", None) or config.hidden_size // vlm.heads
+    shared = 1 if target == "q_proj" else vlm.heads // config.num_key_value_heads
+    rows = torch.zeros(vlm.heads // shared, width, dtype=torch.bool)
+    rows[[head // shared for head in heads]] = True
+    return rows.flatten()
+
+
+def _hold_at_zero(weight: nn.Parameter, held: Bool[Tensor, " rows"]) -> None:
+    """Keep rows of a fresh ``lora_B`` at zero: they get no gradient, so that AdamW has nothing to add or to decay."""
+    held = held.to(weight.device)
+    weight.register_hook(lambda gradient: gradient.masked_fill(held[:, None], 0))
+    setattr(weight, _HELD, held)
+
+
+@contextmanager
+def _without_old_names() -> Iterator[None]:
+    """PEFT asks transformers for an attribute by its old name, of which transformers warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def check_modules(model: nn.Module, expected: Sequence[str]) -> None:
+    """Raise ``DeadAdapterError`` unless exactly the ``expected`` modules are adapted."""
+    found = adapted_modules(model)
+    if found != sorted(expected):
+        extra, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
+        raise DeadAdapterError(f"The adapted modules are not the chosen ones: extra {extra}, missing {missing}.")
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    """Total and trainable parameters of a model with its adapter.
+
+    Of an adapter on single heads (:func:`attach_heads`) the rows that are held at zero are not counted as trainable;
+    the total has them, as the saved file does.
+    """
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() - _held(p).count_nonzero().item() * p.shape[-1] for p in parameters if p.requires_grad)
+    return Parameters(sum(p.numel() for p in parameters), int(trainable))
+
+
+def _held(weight: Tensor) -> Bool[Tensor, " rows"]:
+    """The rows that are held at zero; of most weights none."""
+    return getattr(weight, _HELD, torch.zeros(len(weight), dtype=torch.bool))
+
+
+@contextmanager
+def disabled(peft_model: PeftModel) -> Iterator[None]:
+    """Within the block the model is the original."""
+    with peft_model.disable_adapter():
+        yield
+
+
+def check_liveness(peft_model: PeftModel, expected: Sequence[str], changed_logits: float) -> None:
+    """Refuse an adapter that was never trained.
+
+    Args:
+        peft_model: the trained model.
+        expected: full names of the modules that should be adapted.
+        changed_logits: largest absolute difference of a probe batch's logits with and without the adapter.
+
+    Raises:
+        DeadAdapterError: wrong modules, a ``lora_B`` that is still zero, logits that did not move, or a row of another
+            head than the chosen ones that did.
+    """
+    check_modules(peft_model, expected)
+    still = [name for name, weight in peft_model.named_parameters() if "lora_B" in name and not weight.any()]
+    if still:
+        raise DeadAdapterError(f"{len(still)} lora_B matrices never moved from zero, the first is {still[0]}.")
+    strayed = [
+        name for name, weight in peft_model.named_parameters() if weight.requires_grad and weight[_held(weight)].any()
+    ]
+    if strayed:
+        raise DeadAdapterError(f"Rows of heads that were not chosen have moved in {strayed[0]}.")
+    if not changed_logits > 0:
+        raise DeadAdapterError("The adapter does not change the logits of the probe batch.")
+
+
+def save(peft_model: PeftModel, folder: Path, header: Mapping[str, Any]) -> None:
+    """Write the adapter in plain PEFT format, and its header beside it."""
+    peft_model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    write_json(folder / HEADER, dict(header))
+
+
+def load(vlm: Vlm, folder: Path) -> PeftModel:
+    """Load an adapter onto the base it was trained on.
+
+    Raises:
+        InputError: the folder is no adapter or a damaged one, or it was trained on other weights (PEFT itself
+            loads silently on same-shaped foreign weights).
+    """
+    missing = [n for n in (HEADER, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / n).is_file()]
+    if missing:
+        raise InputError(f"{folder} is no adapter: it lacks {', '.join(missing)}. Run finetune to make one.")
+    header = read_json(folder / HEADER)
+    if header.get("base_digest") != vlm.digest:
+        trained_on = f"{header.get('source')} (weights {str(header.get('base_digest'))[:12]})"
+        raise InputError(
+            f"The adapter in {folder} was trained on {trained_on}, not on {vlm.source} (weights {vlm.digest[:12]}). "
+            f"Load it on the base that it was trained on."
+        )
+    try:
+        with _without_old_names():
+            return PeftModel.from_pretrained(vlm.model, str(folder))
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"The adapter in {folder} is damaged ({error}). Run finetune to make it again.") from None

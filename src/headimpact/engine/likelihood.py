@@ -1,0 +1,67 @@
+"""Log-probabilities of chosen tokens of packed conversations: only those hidden states are projected."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.packing import PackedImages
+
+
+def _predicting_logits(
+    vlm: Vlm, packed: PackedImages, hidden: Tensor, picked: Sequence[Tensor]
+) -> tuple[Float[Tensor, "picked vocabulary"], Int[Tensor, "picked"]]:
+    """Logits that predict the picked tokens, and those tokens' ids."""
+    rows, columns, ids = [], [], []
+    everywhere = [(image, i) for image, about in enumerate(packed.conversations) for i in range(len(about))]
+    for (image, index), tokens in zip(everywhere, picked, strict=True):
+        row, column = packed.predicting(image, index, tokens)
+        rows.append(row)
+        columns.append(column)
+        ids.append(packed.conversations[image][index].ids[tokens])
+    places = torch.cat(rows).to(hidden.device), torch.cat(columns).to(hidden.device)
+    return vlm.logits(hidden[places]), torch.cat(ids).to(hidden.device)
+
+
+def log_probabilities(
+    vlm: Vlm,
+    packed: PackedImages,
+    hidden: Float[Tensor, "batch tokens width"],
+    picked: Sequence[Int[Tensor, "_"]],
+) -> list[Float[Tensor, "_"]]:
+    """Log-probability of every picked token, one tensor per conversation, in float32.
+
+    Args:
+        vlm: projects hidden states to logits.
+        packed: the conversations.
+        hidden: the decoder's last hidden states of ``packed.batch``.
+        picked: per conversation (image by image, in order) the indices of the tokens that count; may be empty.
+    """
+    logits, ids = _predicting_logits(vlm, packed, hidden, picked)
+    chosen = logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
+    return list(chosen.split([len(tokens) for tokens in picked]))
+
+
+def option_log_probabilities(
+    vlm: Vlm,
+    packed: PackedImages,
+    hidden: Float[Tensor, "batch tokens width"],
+    labels: Sequence[Int[Tensor, "options"] | None],
+) -> Float[Tensor, "questions options"]:
+    """Log-probability of each option label at the place of the answer's label.
+
+    Args:
+        vlm: projects hidden states to logits.
+        packed: conversations; the target of a question is its label's token.
+        hidden: the decoder's last hidden states of ``packed.batch``.
+        labels: per conversation (image by image, in order) the token id of each option label; None where the
+            conversation is not a question.
+    """
+    conversations = [conversation for about in packed.conversations for conversation in about]
+    nothing = torch.empty(0, dtype=torch.long)
+    picked = [c.target if ids is not None else nothing for c, ids in zip(conversations, labels, strict=True)]
+    logits, _ = _predicting_logits(vlm, packed, hidden, picked)
+    options = torch.stack([ids for ids in labels if ids is not None]).to(hidden.device)
+    return logits.log_softmax(dim=-1).gather(1, options)

@@ -1,0 +1,138 @@
+"""Open-ended answers: what a model says of an image and of each object cut out of it, scored against the phrases."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from PIL import Image
+
+from headimpact.data.coco import KeyObject, Sample
+from headimpact.engine.phrases import phrase_nll
+from headimpact.vlm.base import OPTION_LABELS, Vlm
+
+KINDS = ("caption", "question", "cutout")
+"""The whole image and the captioning prompt; the whole image and an open question; the object's box, cut out, and the
+captioning prompt: the only one of the three that tells the objects of an image apart."""
+SCORES = ("exact_match", "f1", "rouge_l")
+OPEN_QUESTION = "What is shown in this photo?"
+_LEAST_SIDE = 28  # pixels of a cut-out
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How near an answer is to a phrase, each in [0, 1].
+
+    Attributes:
+        exact_match: whether they are the same but for case, punctuation and articles (as SQuAD compares).
+        f1: of their words, compared in the same way.
+        rouge_l: F-measure of their longest common subsequence of words.
+    """
+
+    exact_match: float
+    f1: float
+    rouge_l: float
+
+
+def score(answer: str, phrase: str) -> Scores:
+    """Score an answer against a phrase with torchmetrics."""
+    from torchmetrics.functional.text import rouge_score, squad  # takes seconds to import
+
+    told = [{"prediction_text": answer, "id": ""}]
+    asked = [{"answers": {"text": [phrase], "answer_start": [0]}, "id": ""}]
+    words = squad(told, asked)
+    rouge = rouge_score(answer, phrase, rouge_keys="rougeL")
+    return Scores(float(words["exact_match"]) / 100, float(words["f1"]) / 100, float(rouge["rougeL_fmeasure"]))
+
+
+def caption_prompt(vlm: Vlm) -> str:
+    """What the family is asked for a description."""
+    return vlm.caption("").user
+
+
+def open_question(vlm: Vlm) -> str:
+    """The family's four-option question without its options; where it asks in no words (PaliGemma's ``answer en``),
+    with those of the others."""
+    line, _, _ = vlm.question((), OPTION_LABELS[0]).user.partition("\n")
+    return line if line.endswith("?") else f"{line} {OPEN_QUESTION}"
+
+
+def without_frame(vlm: Vlm, text: str) -> str:
+    """What an answer says in the place where a caption of the family has its phrase: without *This is a photo of*."""
+    frame = vlm.caption("")
+    start, stop = frame.target
+    return text.removeprefix(frame.answer[:start]).removesuffix(frame.answer[stop:])
+
+
+def cutout(image: Image.Image, obj: KeyObject) -> Image.Image:
+    """The object's box, cut out of its image; a box that is too small or too narrow for an image processor is grown."""
+    left, top, width, height = obj.bbox
+    least = max(_LEAST_SIDE, max(width, height) / 10)
+    across, down = max(least - width, 0) / 2, max(least - height, 0) / 2
+    box = (
+        max(round(left - across), 0),
+        max(round(top - down), 0),
+        min(round(left + width + across), image.width),
+        min(round(top + height + down), image.height),
+    )
+    return image.crop(box)
+
+
+def answer_image(vlm: Vlm, sample: Sample, max_new_tokens: int) -> pd.DataFrame:
+    """What a model says of an image, one row for each of :data:`KINDS` and object, greedily as it is served.
+
+    Columns: image_id, object_id, phrase, kind, prompt; ``text`` as generated (of caption and question the same for all
+    objects) and ``answer``, which is scored: the text without the caption's frame; :data:`SCORES`.
+
+    Args:
+        vlm: the model.
+        sample: the image.
+        max_new_tokens: longer answers are cut off.
+    """
+    rows = [
+        {"image_id": sample.id, "object_id": obj.id, "phrase": obj.phrase, "kind": kind, "prompt": prompt, "text": text}
+        for obj, kind, prompt, text in _told(vlm, sample, max_new_tokens)
+    ]
+    said = [without_frame(vlm, row["text"]) for row in rows]
+    return pd.DataFrame(
+        [row | {"answer": answer} | vars(score(answer, row["phrase"])) for row, answer in zip(rows, said, strict=True)]
+    )
+
+
+def _told(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tuple[KeyObject, str, str, str]]:
+    """Object, kind, prompt and text."""
+    image, describe, ask = sample.image(), caption_prompt(vlm), open_question(vlm)
+
+    def say(picture: Image.Image, prompt: str) -> str:
+        return vlm.generate(picture, prompt, max_new_tokens=max_new_tokens, do_sample=False)
+
+    whole = {"caption": (describe, say(image, describe)), "question": (ask, say(image, ask))}
+    for obj in sample.objects:
+        for kind, (prompt, text) in whole.items():
+            yield obj, kind, prompt, text
+        yield obj, "cutout", describe, say(cutout(image, obj), describe)
+
+
+def reference_log_prob(vlm: Vlm, samples: Sequence[Sample]) -> pd.Series:
+    """Mean log-probability (nats a token) of every object's phrase as the caption of its image, by object id."""
+    found = phrase_nll(vlm, samples)
+    return pd.Series({obj.id: -nll for _, obj, nll, _ in found}, name="reference_log_prob")
+
+
+def figures(generated: pd.DataFrame) -> dict[str, pd.Series]:
+    """The figures of generated answers by name, indexed by image.
+
+    ``<kind>_<score>`` has a value an object; ``caption_<score>_best`` and ``question_<score>_best`` one an image: that
+    of the phrase which the answer is nearest to. ``reference_log_prob`` has one an object.
+
+    Args:
+        generated: rows of :func:`answer_image` with a column ``reference_log_prob``, the same in all rows of an object.
+    """
+    found: dict[str, pd.Series] = {}
+    for kind in KINDS:
+        rows = generated[generated["kind"] == kind].set_index("image_id")
+        for name in SCORES:
+            found[f"{kind}_{name}"] = rows[name]
+            if kind != "cutout":
+                found[f"{kind}_{name}_best"] = rows[name].groupby(level=0).max()
+    cutouts = generated[generated["kind"] == "cutout"].set_index("image_id")
+    return found | {"reference_log_prob": cutouts["reference_log_prob"]}

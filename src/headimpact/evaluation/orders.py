@@ -1,0 +1,183 @@
+"""Four-option questions asked in every order of their options: what a model chooses, free of where it stands.
+
+Asked in one order alone, a model that prefers a label or a place gains or loses by where the truth happens to stand.
+Over all orders every option stands beside every label equally often.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import special
+
+from headimpact.data.coco import Sample
+from headimpact.engine import likelihood
+from headimpact.errors import InputError
+from headimpact.evaluation.objects import Question
+from headimpact.vlm import packing
+from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.packing import Tokens
+from headimpact.vlm.tokengrid import TokenGrid
+
+ORDERS: Int[np.ndarray, "orders labels"] = np.array(list(itertools.permutations(range(len(OPTION_LABELS)))))
+"""Which option stands beside each label; the first is the order in which a question was drawn."""
+
+
+_MOST_OBJECTS = 8  # in a forward
+
+
+@dataclass(frozen=True, eq=False)
+class OrderAnswers:
+    """One question an object, asked in several orders of its options; every figure is over those orders.
+
+    Over all orders a model that looks at the options alone has ``changed`` false and the same ``label_prob``, one over
+    their number, for every label.
+
+    Attributes:
+        correct: share of orders answered truly.
+        ans_prob: mean probability of the true option's label among the labels.
+        changed: whether the chosen option depends on the order.
+        label_prob: mean probability of each label.
+    """
+
+    correct: Float[np.ndarray, " objects"]
+    ans_prob: Float[np.ndarray, " objects"]
+    changed: Bool[np.ndarray, " objects"]
+    label_prob: Float[np.ndarray, "objects labels"]
+
+
+def answer_orders(
+    log_probs: Float[np.ndarray, "objects orders labels"],
+    orders: Int[np.ndarray, "_orders _labels"],
+    truth: Int[np.ndarray, " _objects"],
+) -> OrderAnswers:
+    """What a model makes of every object's question over several orders of the options.
+
+    Args:
+        log_probs: of the label tokens, in nats; any constant may be missing, they are normalised over labels.
+        orders: which option (from 0) stands beside each label.
+        truth: the true option of each object. Of equally probable labels the first is chosen.
+
+    Raises:
+        InputError: a row of ``orders`` is no order of the options, ``truth`` names no option, the lengths differ,
+            or a log-probability is not finite.
+    """
+    objects, asked, labels = log_probs.shape
+    if orders.shape != (asked, labels) or truth.shape != (objects,):
+        raise InputError(
+            f"Log-probabilities of {objects} objects x {asked} orders x {labels} labels do not fit {orders.shape[0]} "
+            f"orders of {orders.shape[1]} options and {len(truth)} answers."
+        )
+    if (np.sort(orders, 1) != np.arange(labels)).any():
+        raise InputError(f"Every order must hold each option from 0 to {labels - 1} once.")
+    if ((truth < 0) | (truth >= labels)).any():
+        raise InputError(f"The true option must be one of 0 to {labels - 1}.")
+    if not np.isfinite(log_probs).all():
+        where = int(np.argwhere(~np.isfinite(log_probs))[0, 0])
+        raise InputError(f"A log-probability of object {where} (counted from 0) is not a finite number.")
+    shares = special.softmax(log_probs.astype(np.float64), axis=2)
+    label_of = np.argsort(orders, 1)[:, truth].T
+    chosen = orders[np.arange(asked), shares.argmax(2)]
+    return OrderAnswers(
+        correct=(chosen == truth[:, None]).mean(1),
+        ans_prob=np.take_along_axis(shares, label_of[:, :, None], 2).mean((1, 2)),
+        changed=(chosen != chosen[:, :1]).any(1),
+        label_prob=shares.mean(1),
+    )
+
+
+@torch.inference_mode()
+def ask_in_orders(
+    vlm: Vlm,
+    samples: Sequence[Sample],
+    questions: Mapping[int, Question],
+    orders: Int[np.ndarray, "_orders _labels"] = ORDERS,
+) -> Float[np.ndarray, "objects _orders _labels"]:
+    """Log-probability (nats) of every option label, for every object of a few images and every order.
+
+    All orders of an object's question share the image in one packed sequence where the decoder is causal. Where the
+    prompt attends to itself in both directions nothing can be shared, and each order is a sequence.
+
+    Args:
+        vlm: the model.
+        samples: a few images; their objects come out in order.
+        questions: by object id.
+        orders: which option of the question stands beside each label.
+    """
+    encoded = [vlm.encode_image(sample.image()) for sample in samples]
+    features = vlm.image_features(encoded)
+    images = [index for index, sample in enumerate(samples) for _ in sample.objects]
+    asked = [
+        _conversations(vlm, questions[obj.id], image.grid, orders)
+        for image, sample in zip(encoded, samples, strict=True)
+        for obj in sample.objects
+    ]
+    found = []
+    # Memory: where no two orders share a sequence, those of one object are a batch already.
+    size = 1 if vlm.bidirectional_prompt else _MOST_OBJECTS
+    for start in range(0, len(asked), size):
+        group = range(start, min(start + size, len(asked)))
+        talks = [asked[index][0] for index in group]
+        labels = [asked[index][1] for index in group for _ in orders]
+        # An object a sequence: with all of an image in one, attention would grow with the square of their number.
+        packed = packing.pack_images(talks, vlm.bidirectional_prompt)
+        hidden = vlm.hidden_states(packed.batch, [features[images[group[talk]]] for talk in packed.images])
+        found.append(likelihood.option_log_probabilities(vlm, packed, hidden, labels).cpu())
+    return torch.cat(found).reshape(len(asked), *orders.shape).numpy()
+
+
+def _conversations(
+    vlm: Vlm, question: Question, grid: TokenGrid, orders: Int[np.ndarray, "_orders _labels"]
+) -> tuple[list[Tokens], Int[torch.Tensor, "labels"]]:
+    """The question in every order, and the token of each label, which is the same in all: what stands before an
+    answer is the template's."""
+    _, ids = vlm.question_tokens(question.options, 0, grid)
+    asked = [[question.options[option] for option in order] for order in orders]
+    return [vlm.tokenize(vlm.question(options, OPTION_LABELS[0]), grid) for options in asked], ids
+
+
+def table(
+    samples: Sequence[Sample],
+    questions: Mapping[int, Question],
+    log_probs: Float[np.ndarray, "objects orders labels"],
+) -> pd.DataFrame:
+    """One row an object: what it makes of its question in the order it was drawn in, and over all :data:`ORDERS`.
+
+    Columns: image_id, object_id, phrase; ``correct_one`` and ``ans_prob_one`` of the order drawn; ``correct_all``,
+    ``ans_prob_all``, ``changed`` and ``label_A`` ... ``label_D`` over all, as :class:`OrderAnswers` has them.
+    """
+    objects = [(sample.id, obj) for sample in samples for obj in sample.objects]
+    truth = np.array([questions[obj.id].label for _, obj in objects])
+    one = answer_orders(log_probs[:, :1], ORDERS[:1], truth)
+    every = answer_orders(log_probs, ORDERS, truth)
+    return pd.DataFrame(
+        {
+            "image_id": [image_id for image_id, _ in objects],
+            "object_id": [obj.id for _, obj in objects],
+            "phrase": [obj.phrase for _, obj in objects],
+            "correct_one": one.correct,
+            "ans_prob_one": one.ans_prob,
+            "correct_all": every.correct,
+            "ans_prob_all": every.ans_prob,
+            "changed": every.changed,
+            **{f"label_{label}": every.label_prob[:, index] for index, label in enumerate(OPTION_LABELS)},
+        }
+    )
+
+
+def figures(orders: pd.DataFrame) -> dict[str, pd.Series]:
+    """The figures of :func:`table` by name, a value an object, indexed by the object's image."""
+    names = {
+        "accuracy_24_orders": "correct_all",
+        "ans_prob_24_orders": "ans_prob_all",
+        "accuracy_1_order": "correct_one",
+        "ans_prob_1_order": "ans_prob_one",
+        "order_dependent": "changed",
+        **{f"label_{label}": f"label_{label}" for label in OPTION_LABELS},
+    }
+    indexed = orders.set_index("image_id")
+    return {name: indexed[column].astype(float) for name, column in names.items()}

@@ -1,0 +1,182 @@
+"""Every path of the project, named once. All are relative to the project root, where every command runs."""
+
+from pathlib import Path
+
+from headimpact.errors import InputError
+from headimpact.selection.selection import alias
+
+PARAMS = Path("params.yaml")
+GRAPH = Path("dvc.yaml")
+REPORTS = Path("reports")
+DATASET = Path("data/dataset")
+"""The dataset in use, whatever it was made from."""
+WRITTEN = (Path("outputs"), Path("reports"), Path("models/bases"), Path("data/download"))
+"""Folders whose content is the steps' own."""
+DATASET_LOOK = Path("outputs/data")
+"""Contact sheet and histograms of the dataset in use."""
+CAPTIONS = Path("data/download/coco/captions.jsonl")
+PHRASES = Path("data/ground/phrases.jsonl")
+OBJECTS = Path("data/segment/objects.jsonl")
+
+
+def find_root(start: Path) -> Path:
+    """The project root: ``start`` or the nearest folder above it that holds params.yaml and dvc.yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (start, *start.parents):
+        if (folder / PARAMS).is_file() and (folder / GRAPH).is_file():
+            return folder
+    raise InputError(f"{start} is not in the project: neither it nor a folder above holds {PARAMS} and {GRAPH}.")
+
+
+def download(dataset: str) -> Path:
+    """What download fetched for a dataset; kept between runs."""
+    return Path("data/download") / dataset
+
+
+def downloaded_images(dataset: str) -> Path:
+    """The images that download fetched for a dataset."""
+    return download(dataset) / "images"
+
+
+def made(step: str) -> Path:
+    """The digest of what download, ground or segment made, which DVC looks at; it is in git."""
+    return Path("data") / f"{step}.json"
+
+
+def base(model: str) -> Path:
+    """An embedded base."""
+    return Path("models/bases") / model
+
+
+def impact(model: str) -> Path:
+    """What score writes."""
+    return Path("outputs/impact") / model
+
+
+def impact_table(model: str) -> Path:
+    """The HI table, one row a head."""
+    return impact(model) / "impact.csv"
+
+
+def impact_summary(model: str) -> Path:
+    """What was scored, with the digests of what it came from and of the HI table."""
+    return impact(model) / "summary.json"
+
+
+def impact_objects(model: str) -> Path:
+    """The scores of every object and head."""
+    return impact(model) / "objects.parquet"
+
+
+def examination(model: str) -> Path:
+    """What examine writes."""
+    return Path("outputs/examination") / model
+
+
+def measures(model: str) -> Path:
+    """What measure writes: one row a layer."""
+    return Path("outputs/measures") / f"{model}.csv"
+
+
+def selection(model: str, setup: str) -> Path:
+    """The selected layers."""
+    return Path("outputs/selection") / model / f"{alias(setup)}.json"
+
+
+def finetune(model: str, setup: str) -> Path:
+    """What finetune writes."""
+    return Path("outputs/finetune") / model / alias(setup)
+
+
+def adapter(model: str, setup: str) -> Path:
+    """The adapter in PEFT's own format, with its header; there is none for the setup original."""
+    return finetune(model, setup) / "adapter"
+
+
+def history(model: str, setup: str) -> Path:
+    """The training curves."""
+    return finetune(model, setup) / "history.csv"
+
+
+def results(model: str, setup: str) -> Path:
+    """The metrics on the test part."""
+    return finetune(model, setup) / "results.json"
+
+
+def result_objects(model: str, setup: str) -> Path:
+    """The results of every test object."""
+    return finetune(model, setup) / "objects.parquet"
+
+
+def tournament() -> Path:
+    """What tournament writes; kept between runs and in git."""
+    return Path("outputs/tournament")
+
+
+def tournament_runs(model: str) -> Path:
+    """Every run of a model: what it adapted, and its results of every test object."""
+    return tournament() / "runs" / f"{model}.parquet"
+
+
+def tournament_selections(model: str) -> Path:
+    """The layers of every setup in the tournament, with the reasons."""
+    return tournament() / "selections" / f"{model}.json"
+
+
+def tournament_table(name: str) -> Path:
+    """A table of the tournament: cells, changes or comparisons."""
+    return tournament() / f"{name}.csv"
+
+
+def tournament_verdicts() -> Path:
+    """What may be claimed, a few sentences a model."""
+    return tournament() / "verdicts.json"
+
+
+def tournament_figure() -> Path:
+    """Gain against forgetting."""
+    return tournament() / "tournament.png"
+
+
+def tournament_state(model: str, name: str) -> Path:
+    """The state that a killed run of the tournament goes on from; not an output."""
+    return Path("outputs/checkpoints/tournament") / model / f"{name}.safetensors"
+
+
+def answers(model: str, setup: str) -> Path:
+    """What answer writes."""
+    return Path("outputs/answers") / model / alias(setup)
+
+
+def answer_results(model: str, setup: str) -> Path:
+    """The figures of a setup's answers."""
+    return answers(model, setup) / "results.json"
+
+
+def order_answers(model: str, setup: str) -> Path:
+    """What every test object's question was answered with, over the orders of its options."""
+    return answers(model, setup) / "orders.parquet"
+
+
+def generated(model: str, setup: str) -> Path:
+    """The answers in the model's own words, with their scores."""
+    return answers(model, setup) / "generated.parquet"
+
+
+def training_state(model: str, setup: str) -> Path:
+    """The state that a killed finetune goes on from; not an output."""
+    return Path("outputs/checkpoints") / model / f"{alias(setup)}.safetensors"
+
+
+def pretraining_state(model: str) -> Path:
+    """The state that a killed pretrain goes on from; not an output."""
+    return Path("outputs/checkpoints") / model / "pretrain.safetensors"
+
+
+def record(step: str, model: str, setup: str | None) -> Path:
+    """What a job outside of the DVC graph was made from."""
+    cell = model if setup is None else f"{model}/{alias(setup)}"
+    return Path("outputs/records") / step / f"{cell}.json"

@@ -1,0 +1,143 @@
+"""Plan: what a model and its setups cost, before anything heavy is fetched or computed."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from headimpact import devices
+from headimpact.adapters import cell, cost, lora
+from headimpact.data import coco
+from headimpact.errors import InputError
+from headimpact.lifecycle import layout, tracking
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.steps.inputs import read_part
+from headimpact.lifecycle.summary import Summary
+from headimpact.selection.selection import parse_setup
+from headimpact.vlm import loading
+from headimpact.vlm.base import Vlm
+
+SAMPLE = 200
+# Where there is no dataset: COCO's most common size, and about as many descriptions as the published images have.
+COMMON_IMAGE = (640, 480, ("a brown dog", "a red frisbee", "a man in a blue shirt"))
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is planned for: some images (width, height, phrases), how many there are to train on, and whose they are."""
+
+    images: list[tuple[int, int, tuple[str, ...]]]
+    train: int | None
+    told: str
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """Device, precision, operations per second that the model is expected to reach, and where that is from."""
+
+    dtype: torch.dtype
+    rate: float
+    told: str
+
+
+def run(config: Config, job: Job) -> Summary:
+    """Tell layers, visual tokens, parameters, and estimates of memory and time, from the config alone."""
+    base = config.models[job.model]
+    model = loading.skeleton(base.source, base.revision)
+    if tracking.RUN in os.environ:  # `mlflow run` opened one
+        with tracking.run("plan", job.model):
+            tracking.log_parameters({"model": job.model, "source": model.source, "revision": model.revision})
+    images, machine = _images(config), _machine(config)
+    load = cost.workload(model, images.images, config.train.batch_images)
+    rows = _facts(job, model, images, load)
+    for setup in dict.fromkeys(("original", *config.grid.setups, job.setup)):
+        rows.append((setup, _cost(config, model, setup, load, images.train, machine)))
+    rows.append(("estimates", machine.told))
+    rows.append(("", "top, bottom and random: as if the lowest adapted layer were the first, which costs most"))
+    if line := loading.revision_line(base.revision, model.revision):
+        rows.append(("params.yaml", f"to stay with these weights, put there: {line}"))
+    return Summary(f"plan {job.model}", rows, next=f"headimpact score --model {job.model}")
+
+
+def _images(config: Config) -> _Images:
+    folder = layout.DATASET
+    if not coco.annotation_path(folder, "train").is_file():
+        width, height, phrases = COMMON_IMAGE
+        told = f"{width}x{height}, COCO's most common size, as there is no {folder.as_posix()} yet"
+        return _Images([(width, height, phrases)], None, told)
+    samples = read_part("train")
+    if not samples:
+        raise InputError(f"{folder} has no image with an object in its part train: there is nothing to plan for.")
+    chosen = np.random.default_rng(config.seed).permutation(len(samples))[:SAMPLE]
+    images = [
+        (samples[i].width, samples[i].height, tuple(obj.phrase for obj in samples[i].objects)) for i in sorted(chosen)
+    ]
+    return _Images(images, len(samples), f"{len(images)} images of {folder.as_posix()}")
+
+
+def _machine(config: Config) -> _Machine:
+    name, dtype = config.compute.device, config.compute.dtype
+    try:
+        device = devices.choose_device(name)
+    except InputError:
+        precision = torch.bfloat16 if dtype == "auto" else devices.choose_dtype(dtype, torch.device(name))
+        told = f"there is no {name} here: {cost.ASSUMED_RATE / 1e12:.0f} TFLOP/s assumed, as of a GPU of 24 GB"
+        return _Machine(precision, cost.EFFICIENCY * cost.ASSUMED_RATE, _reached(told, precision))
+    precision = devices.choose_dtype(dtype, device)
+    measured = cost.measure_rate(device, precision)
+    told = f"{measured / 1e12:.3g} TFLOP/s measured in a matrix product on {device.type}"
+    return _Machine(precision, cost.EFFICIENCY * measured, _reached(told, precision))
+
+
+def _reached(told: str, precision: torch.dtype) -> str:
+    name = str(precision).removeprefix("torch.")
+    return f"base in {name}; {told}, of which the model is assumed to reach {cost.EFFICIENCY:.0%}"
+
+
+def _facts(job: Job, model: Vlm, images: _Images, load: cost.Workload) -> list[tuple[str, str]]:
+    counts = [model.grid(width, height).tokens for width, height, _ in images.images]
+    spread = f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}, mean {load.visual:.0f}"
+    at = f" at {model.revision}" if model.revision else ""
+    descriptions = np.mean([len(phrases) for *_, phrases in images.images])
+    return [
+        ("base", f"{model.source}{at}"),
+        (
+            "layers x heads",
+            f"{model.layers} x {model.heads} ({model.text_config.num_key_value_heads} key-value heads)",
+        ),
+        ("visual tokens", f"{spread} ({images.told})"),
+        ("tokens an image", f"{load.tokens:.0f}, with {descriptions:.1f} descriptions packed into one sequence"),
+    ]
+
+
+def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int | None, machine: _Machine) -> str:
+    settings = lora.LoraSettings(**config.lora.model_dump())
+    setup = parse_setup(text, model.layers)
+    layers = cost.setup_layers(setup, model.layers)
+    chosen = cell.adapted(layers, (), setup.budget, settings.rank)
+    counts = cost.count_parameters(model, chosen.layers, settings, chosen.ranks)
+    lowest = min(chosen.layers, default=None)
+    found = cost.estimate(model, load, lowest, counts.trainable, machine.dtype)
+    memory = f"{_size(found.memory)} ({_size(found.weights)} of it weights)"
+    seconds = found.flops / machine.rate
+    if lowest is None:
+        return f"{counts.total:,} parameters; estimate: {memory}, {_told(seconds)} a forward of {load.images} images"
+    batches = config.train.accumulation
+    told = f"trainable {counts.trainable:,} of {counts.total:,} ({counts.percent:.4f} %); estimate: {memory}, "
+    told += f"{_told(seconds * batches)} a step of {load.images * batches} images"
+    if train is not None:
+        told += f", {_told(seconds * math.ceil(train / load.images))} an epoch of {train}"
+    return told
+
+
+def _size(count: int | float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _told(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"

@@ -1,0 +1,126 @@
+"""Score every attention head: Head Impact and what puts it into proportion."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from headimpact.engine.phrases import batches
+from headimpact.files import atomic_folder, digest_file, write_json
+from headimpact.impact.head_impact import Impact, kruskal_wallis
+from headimpact.impact.scoring import Scorer
+from headimpact.lifecycle import layout, tracking
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.summary import Summary
+from headimpact.report import figures
+
+
+def run(config: Config, job: Job) -> Summary:
+    """Compute the HI table of a model on the impact part."""
+    samples = read_part("impact")
+    digest = dataset_digest()
+    with tracking.run("score", job.model) as run_id:
+        vlm = load_base(config, job)
+        tracking.log_parameters(
+            {
+                "model": job.model,
+                "source": vlm.source,
+                "revision": vlm.revision,
+                "dataset": config.dataset,
+                "seed": config.seed,
+                "impact": config.impact.model_dump(),
+            }
+        )
+        tracking.log_dataset(config.dataset, layout.DATASET, digest, "impact")
+        settings = config.impact
+        scorer = Scorer(vlm, samples, settings.mask_threshold, settings.chance_draws, config.seed)
+        groups = list(batches(samples, settings.batch_images))
+        for group in track(groups, len(groups), f"scoring {job.model}"):
+            scorer.score(group)
+        impact = scorer.accumulator.result()
+        facts = {
+            "model": job.model,
+            "dataset": config.dataset,
+            "dataset_digest": digest,
+            "base_digest": vlm.digest,
+            "images": len(set(impact.image_ids.tolist())),
+        }
+        skipped = pd.DataFrame(scorer.skipped, columns=["image_id", "object_id", "reason"])
+        summary = _write(layout.impact(job.model), impact, skipped, facts)
+        _track(job.model, impact, summary)
+    return _tell(job.model, impact, summary, skipped, run_id)
+
+
+def _write(folder: Path, impact: Impact, skipped: pd.DataFrame, facts: dict) -> dict:
+    table = impact.table()
+    with atomic_folder(folder) as aside:
+        table.to_csv(aside / "impact.csv", index=False)
+        impact.objects_frame().to_parquet(aside / "objects.parquet", index=False)
+        skipped.to_csv(aside / "skipped.csv", index=False)
+        figures.save(figures.heatmap(table, facts["model"]), aside / "heatmap.png")
+        figures.save(figures.layer_profile(table, facts["model"]), aside / "layers.png")
+        figures.save(figures.head_profile(table, facts["model"]), aside / "heads.png")
+        layers, heads = impact.hi.shape
+        summary = facts | {
+            "table_digest": digest_file(aside / "impact.csv"),
+            "layers": layers,
+            "heads": heads,
+            "objects": len(impact.object_ids),
+            "skipped": len(skipped),
+            "kruskal_wallis": kruskal_wallis(impact.hi).to_dict(),
+        }
+        write_json(aside / "summary.json", summary)
+    return summary
+
+
+def _track(model: str, impact: Impact, summary: dict) -> None:
+    table = impact.table()
+    tracking.set_tags({"table_digest": summary["table_digest"], "base_digest": summary["base_digest"]})
+    tracking.log_table("impact", table)
+    best = table.iloc[int(table["hi"].to_numpy().argmax())]
+    tests = summary["kruskal_wallis"]
+    tracking.log_metrics(
+        {
+            "score/objects": summary["objects"],
+            "score/skipped": summary["skipped"],
+            "score/best_hi": best["hi"],
+            "score/best_hi_chance": best["chance"],
+            "score/kruskal_layers": tests["layers"]["statistic"],
+            "score/kruskal_heads": tests["heads"]["statistic"],
+        }
+    )
+    tracking.log_files(layout.impact(model))
+
+
+def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, run_id: str) -> Summary:
+    table = impact.table()
+    best = table.iloc[int(table["hi"].to_numpy().argmax())]
+    scores = impact.layer_scores()
+    return Summary(
+        f"score {model}",
+        [
+            ("images, objects", f"{summary['images']}, {summary['objects']}"),
+            (
+                "best head",
+                f"layer {best['layer']:.0f} head {best['head']:.0f}: HI {best['hi']:.3f} ± {best['hi_se']:.3f}",
+            ),
+            (
+                "its chance level",
+                f"{best['chance']:.3f}" + _standard_errors(best["excess_z"]),
+            ),
+            (
+                "layer means",
+                f"from {scores.min():.3f} (layer {scores.argmin()}) to {scores.max():.3f} (layer {scores.argmax()})",
+            ),
+        ],
+        skipped=[(f"{n} objects", str(reason)) for reason, n in skipped["reason"].value_counts().items()],
+        files=[layout.impact(model)],
+        run=run_id,
+        next=f"headimpact finetune --model {model} --setup top-4",
+    )
+
+
+def _standard_errors(excess: float) -> str:
+    return "" if math.isnan(excess) else f" ({excess:.1f} standard errors below its HI)"

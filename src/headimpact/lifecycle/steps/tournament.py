@@ -1,0 +1,209 @@
+"""Set the rules for choosing layers against each other, over several seeds and draws."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import headimpact
+from headimpact import __version__
+from headimpact.adapters import cell, lora
+from headimpact.adapters.training import TrainSettings
+from headimpact.engine.workers import work
+from headimpact.errors import InputError
+from headimpact.files import atomic_file, digest_file, write_json
+from headimpact.lifecycle import layout, tracking
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.measured import read_measured
+from headimpact.lifecycle.summary import Summary
+from headimpact.report import figures
+from headimpact.selection.selection import CHAMPION, check_setup, select
+from headimpact.tournament import contest
+from headimpact.tournament import figure as tournament_figure
+from headimpact.tournament.contest import Contest, Key, Run
+from headimpact.tournament.standings import Standings, headlines, standings
+from headimpact.vlm import loading
+from headimpact.vlm.base import Vlm
+
+CODE = (
+    "adapters/*.py",
+    "data/coco.py",
+    "engine/*.py",
+    "evaluation/objects.py",
+    "vlm/*.py",
+    "vlm/families/*.py",
+)
+"""What decides the results of a run; held by a test to what finetuning imports."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of one model; a process of its own can be given it."""
+
+    config: Config
+    model: str
+    revision: str | None
+    context: str
+    run: Run
+    threads: int
+
+
+def run(config: Config, job: Job) -> Summary:
+    """Train what is not there yet, compare the rules on the test part, and say what may be claimed."""
+    with tracking.run("tournament") as run_id:
+        tracking.log_parameters(_values(config))
+        for part in ("train", "val", "test"):
+            tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), part)
+        contests = [_enter(config, model) for model in config.tournament.models]
+        trained = _train(config, contests)
+        runs = {
+            entry.model: contest.read_runs(layout.tournament_runs(entry.model), entry.context) for entry in contests
+        }
+        cells = pd.concat(
+            [contest.cells(entry, runs[entry.model], config.lora.rank) for entry in contests], ignore_index=True
+        )
+        found = standings(
+            {entry.model: contest.long_table(entry, runs[entry.model]) for entry in contests},
+            {model: contest.original(table) for model, table in runs.items()},
+            config.tournament.differences.model_dump(),
+        )
+        _write(contests, cells, found)
+        _track(cells, found)
+    return _tell(cells, trained, found, run_id)
+
+
+def _values(config: Config) -> dict[str, Any]:
+    sections = ("tournament", "lora", "train")
+    values = {name: getattr(config, name).model_dump() for name in sections}
+    values["train"].pop("seed")
+    return values | {"dataset": config.dataset, "seed": config.seed}
+
+
+def _write(contests: Sequence[Contest], cells: pd.DataFrame, found: Standings) -> None:
+    for entry in contests:
+        chosen = {setup: selection.to_dict() for setup, selection in entry.selections.items()}
+        write_json(layout.tournament_selections(entry.model), chosen)
+    for name, table in (("cells", cells), ("changes", found.changes), ("comparisons", found.comparisons)):
+        with atomic_file(layout.tournament_table(name)) as aside:
+            table.to_csv(aside, index=False)
+    write_json(layout.tournament_verdicts(), found.verdicts)
+    figures.save(tournament_figure.draw(found.changes), layout.tournament_figure())
+
+
+def _track(cells: pd.DataFrame, found: Standings) -> None:
+    digest = {"cells_digest": digest_file(layout.tournament_table("cells"))}
+    tracking.set_tags(digest)
+    for row in cells.to_dict("records"):
+        setup = contest.Contestant(row["rule"], row["k"], row["seed"], row["draw"]).setup
+        name = f"{row['model']} {setup} seed {row['seed']}"
+        tags = {"step": "tournament run", "model": row["model"], "setup": setup, "layers": row["layers"]}
+        with tracking.child(name, tags | digest):
+            tracking.log_parameters({column: row[column] for column in ("rule", "k", "seed", "draw", "rank")})
+            measured = {f"test/{metric}": row[metric] for metric in contest.METRICS}
+            tracking.log_metrics(measured | {"parameters/trainable": row["trainable"]})
+    for name, table in (("cells", cells), ("changes", found.changes), ("comparisons", found.comparisons)):
+        tracking.log_table(name, table)
+    tracking.log_files(layout.tournament())
+
+
+def _tell(cells: pd.DataFrame, trained: int, found: Standings, run_id: str) -> Summary:
+    rows = [("runs", f"{trained} trained, {len(cells)} compared: rules that take the same layers share theirs")]
+    told = headlines(found.comparisons).items()
+    rows += [(f"{model}: {CHAMPION}-{k}", headline) for (model, k), headline in told]
+    files = [layout.tournament_verdicts(), layout.tournament_figure()]
+    files += map(layout.tournament_table, ("cells", "changes", "comparisons"))
+    return Summary("tournament", rows, files=files, run=run_id, next="headimpact report")
+
+
+def _enter(config: Config, model: str) -> Contest:
+    base = load_base(config, Job(model, "original"))
+    settings = config.tournament
+    entered = list(contest.contestants(settings.rules, settings.ks, settings.seeds, settings.draws))
+    measured = read_measured(model, with_measures=True)
+    selections = {entry.setup: select(entry.setup, measured, config.seed) for entry in entered}
+    runs = {}
+    for entry in entered:
+        layers, budget = selections[entry.setup].layers, check_setup(entry.setup).budget
+        chosen = cell.adapted(layers, (), budget, config.lora.rank)
+        runs[entry] = Run(chosen, entry.seed)
+    workers = settings.workers if base.device.type == "cpu" else 1
+    return Contest(model, base.revision, _context(config, base), runs, selections, workers)
+
+
+def _context(config: Config, base: Vlm) -> str:
+    package = Path(headimpact.__file__).parent
+    code = [digest_file(path) for pattern in CODE for path in sorted(package.glob(pattern))]
+    values = {
+        "base": base.digest,
+        "dataset": dataset_digest(),
+        "dtype": str(base.model.dtype),
+        "questions": config.seed,
+        "lora": config.lora.model_dump(),
+        "train": asdict(_train_settings(config, 0)) | {"checkpoint_steps": None},
+        "version": __version__,
+        "code": code,
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _train_settings(config: Config, seed: int) -> TrainSettings:
+    return replace(TrainSettings(**config.train.model_dump()), seed=seed)
+
+
+def _train(config: Config, contests: Sequence[Contest]) -> int:
+    """Make the runs that are missing and keep each as soon as it is there; gives their number."""
+    workers = min(entry.workers for entry in contests)
+    threads = max(1, (config.compute.threads or torch.get_num_threads()) // workers)
+    missing: dict[tuple[str, Key], Task] = {}
+    for entry in contests:
+        known = contest.finished(contest.read_runs(layout.tournament_runs(entry.model), entry.context))
+        for needed in (contest.ORIGINAL, *entry.runs.values()):
+            if needed.key not in known:
+                task = Task(config, entry.model, entry.revision, entry.context, needed, threads)
+                missing[entry.model, needed.key] = task
+    needed = sum(len({run.key for run in entry.runs.values()}) + 1 for entry in contests)
+    print(f"{needed} runs are needed, {needed - len(missing)} of them are there", flush=True)
+    done = work(_make, list(missing.values()), workers)
+    for task, (trainable, objects) in track(done, len(missing), "tournament"):
+        contest.keep(layout.tournament_runs(task.model), task.context, task.run, trainable, objects)
+        _state(task).unlink(missing_ok=True)
+    return len(missing)
+
+
+def _make(task: Task) -> tuple[int, pd.DataFrame]:
+    """Train and evaluate one run: the number of trainable parameters, and the results of every test object."""
+    config = task.config
+    torch.set_num_threads(task.threads)
+    base = loading.load(config.models[task.model].source, task.revision, config.compute.device, config.compute.dtype)
+    trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, base)
+    objects = cell.evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, _unwatched)
+    return trainable, objects
+
+
+def _adapt(task: Task, base: Vlm) -> int:
+    settings = lora.LoraSettings(**task.config.lora.model_dump())
+    train = _train_settings(task.config, task.run.seed)
+    fingerprint = cell.made_from(base, task.run.adapted, settings, train, {"context": task.context})
+    parts = cell.Parts(read_part("train"), read_part("val"))
+    try:
+        peft_model, _ = cell.train_adapter(
+            base, task.run.adapted, settings, train, parts, _state(task), fingerprint, _unwatched
+        )
+    except InputError as error:
+        raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
+    return lora.count_parameters(peft_model).trainable
+
+
+def _state(task: Task) -> Path:
+    return layout.tournament_state(task.model, "-".join(map(str, task.run.key)))
+
+
+def _unwatched(items, total, what):
+    return items

@@ -1,0 +1,346 @@
+"""MLflow tracking and registry; nothing else in the project uses them.
+
+The functions that log act on the run that :func:`run` opened.
+"""
+
+import hashlib
+import logging
+import os
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[reportAttributeAccessIssue]
+from mlflow.entities import Metric, Param
+
+from headimpact.errors import InputError
+from headimpact.files import read_json
+from headimpact.lifecycle import serving
+from headimpact.selection.selection import alias
+
+EXPERIMENT = "head-impact"
+STAGE = "DVC_STAGE"
+RUN = "MLFLOW_RUN_ID"
+PARENT_RUN = "HEADIMPACT_PARENT_RUN"
+COMMIT = "mlflow.source.git.commit"
+# What one request to a tracking server may hold (mlflow.utils.validation).
+_MAX_METRICS = 1000
+_MAX_PARAMS = 100
+_MAX_DIGEST = 36
+# A base in a folder travels with the registered version up to this size (bytes); a larger one stays put.
+_SMALL_BASE = 64 * 2**20
+
+
+def initialise() -> str:
+    """Settle the tracking URI for this process and its children, and create database and experiment once.
+
+    The URI is MLflow's own choice, so that ``mlflow run``, ``mlflow ui`` and ``mlflow models serve`` in the
+    project root agree with it: ``MLFLOW_TRACKING_URI``, else mlflow.db in the working directory. The lock is
+    there because several processes that create a database at once fail (measured with mlflow 3.17.2).
+
+    Returns:
+        The URI.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the first use of a database
+    uri = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"headimpact-{name}.lock"):
+        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            mlflow.create_experiment(EXPERIMENT)
+    return uri
+
+
+@contextmanager
+def run(step: str, model: str | None = None, setup: str | None = None) -> Iterator[str]:
+    """A tracked run around a block; gives its id.
+
+    Inside a DVC stage it is a run of its own. Otherwise it is the run that ``mlflow run`` opened, if any. A
+    new run is nested under the run named in ``HEADIMPACT_PARENT_RUN`` and stands in that run's experiment,
+    else in the one that MLflow's environment variables name, else in ``head-impact``. It ends as FINISHED,
+    FAILED (with the error as a tag) or, after Ctrl-C, KILLED.
+
+    Raises:
+        InputError: artifacts cannot be written to the run's experiment.
+    """
+    initialise()
+    stage = os.environ.get(STAGE)
+    if stage:
+        os.environ.pop(RUN, None)
+    tags = {"step": step, "model": model, "setup": setup, "dvc.stage": stage, COMMIT: _commit()}
+    parent, experiment = (None, None) if RUN in os.environ else _place()
+    opened = mlflow.start_run(
+        run_name=" ".join(part for part in (step, model, setup) if part),
+        tags={name: value for name, value in tags.items() if value},
+        parent_run_id=parent,
+        experiment_id=experiment,
+    )
+    try:
+        _check_artifacts(opened.info.artifact_uri)
+        yield opened.info.run_id
+    except KeyboardInterrupt:
+        mlflow.end_run("KILLED")
+        raise
+    except BaseException as error:
+        mlflow.set_tag("error", f"{type(error).__name__}: {error}")
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run()
+
+
+@contextmanager
+def child(name: str, tags: Mapping[str, str]) -> Iterator[None]:
+    """A run nested under the open one, which what is logged in the block goes to."""
+    with mlflow.start_run(run_name=name, nested=True, tags=dict(tags)):
+        yield
+
+
+def _place() -> tuple[str | None, str | None]:
+    """Where a new run goes: its parent, and its experiment (None: what MLflow's environment says)."""
+    if parent := os.environ.get(PARENT_RUN):
+        return parent, mlflow.get_run(parent).info.experiment_id
+    if os.environ.get("MLFLOW_EXPERIMENT_ID") or os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return None, None
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None  # made by initialise()
+    return None, experiment.experiment_id
+
+
+def _check_artifacts(uri: str | None) -> None:
+    if (uri or "").startswith("mlflow-artifacts:") and not mlflow.get_tracking_uri().startswith("http"):
+        raise InputError(
+            "The run's experiment was created by an MLflow server, which alone can store its artifacts: set "
+            f"MLFLOW_TRACKING_URI to that server's address, or MLFLOW_EXPERIMENT_NAME={EXPERIMENT}."
+        )
+
+
+def _commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
+def log_parameters(values: Mapping[str, Any]) -> None:
+    """Log resolved parameters, nested names joined by dots.
+
+    ``mlflow run`` has logged its ``-P`` values as they were typed, and MLflow refuses another text under the
+    same name. A name that is there keeps its text; where that differs (1.0e-4 and 0.0001), the value goes to
+    ``<name>.resolved``.
+    """
+    run_id = _run_id()
+    known = MlflowClient().get_run(run_id).data.params
+    resolved = {name: str(value) for name, value in _flatten(values).items()}
+    named = {name if known.get(name, value) == value else f"{name}.resolved": value for name, value in resolved.items()}
+    fresh = [Param(name, value) for name, value in named.items() if name not in known]
+    for batch in _batches(fresh, _MAX_PARAMS):
+        MlflowClient().log_batch(run_id, params=batch)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def log_dataset(name: str, folder: Path, digest: str, part: str) -> None:
+    """Log one part of a dataset as an input of the run, named ``<name>/<part>``.
+
+    MLflow keeps one input of a name and digest, and 36 characters of the digest; the whole one is a tag.
+
+    Args:
+        name: the dataset's name.
+        folder: where it is.
+        digest: its DVC or manifest digest.
+        part: impact, train, val or test.
+    """
+    source = LocalArtifactDatasetSource(folder.resolve().as_uri())
+    mlflow.log_input(MetaDataset(source, name=f"{name}/{part}", digest=digest[:_MAX_DIGEST]), context=part)
+    mlflow.set_tags({"dataset": name, "dataset_digest": digest})
+
+
+def log_history(history: pd.DataFrame) -> None:
+    """Log metrics by step, from the columns step, metric (train/loss, val/perplexity, ...) and value."""
+    now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
+    metrics = [
+        Metric(str(metric), float(value), now, int(step))
+        for step, metric, value in history[["step", "metric", "value"]].itertuples(index=False)
+    ]
+    for batch in _batches(metrics, _MAX_METRICS):
+        MlflowClient().log_batch(_run_id(), metrics=batch)
+
+
+def log_results(results: Mapping[str, Any]) -> None:
+    """Log the content of results.json as final metrics.
+
+    ``test/<metric>``, with ``/se``, ``/difference`` against the original and its ``/low``, ``/high`` and
+    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters.
+    """
+    values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
+    for metric, estimate in results["metrics"].items():
+        values |= {f"test/{metric}": estimate["value"], f"test/{metric}/se": estimate["se"]}
+    for metric, difference in results.get("against_original", {}).items():
+        values[f"test/{metric}/difference"] = difference["value"]
+        values |= {f"test/{metric}/{name}": difference[name] for name in ("low", "high", "p_value")}
+    mlflow.log_metrics({name: float(value) for name, value in values.items()})
+
+
+def log_metrics(values: Mapping[str, float | int]) -> None:
+    """Log figures that have no step."""
+    mlflow.log_metrics(dict(values))
+
+
+def log_table(name: str, table: pd.DataFrame) -> None:
+    """Log a table that the UI shows and compares between runs, as ``tables/<name>.json``."""
+    # MLflow asks pandas for object columns, and pandas 3 warns where it finds text.
+    text = [column for column in table if isinstance(table[column].dtype, pd.StringDtype)]
+    mlflow.log_table(table.astype(dict.fromkeys(text, object)), f"tables/{name}.json")
+
+
+def log_files(*paths: Path, folder: str | None = None) -> None:
+    """Log files and whole folders as artifacts, at the top or in ``folder``.
+
+    Raises:
+        InputError: one of them does not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), "/".join(part for part in (folder, path.name) if part))
+        elif path.is_file():
+            mlflow.log_artifact(str(path), folder)
+        else:
+            raise InputError(f"{path} does not exist and cannot be logged.")
+
+
+def set_tags(tags: Mapping[str, Any]) -> None:
+    """Tag the run. A score run has the tag ``table_digest``, by which finetune runs find it."""
+    mlflow.set_tags(dict(tags))
+
+
+def link_score(model: str, table_digest: str) -> str | None:
+    """Link the run to the latest run that scored this HI table.
+
+    Returns:
+        The score run's id, or None where this tracking store has none (the table came from elsewhere).
+    """
+    client = MlflowClient()
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.step = 'score' and tags.model = '{model}' and tags.table_digest = '{table_digest}'",
+        max_results=1,
+    )
+    mlflow.set_tag("table_digest", table_digest)
+    if not found:
+        return None
+    score = found[0].info
+    mlflow.set_tags(
+        {
+            "score_run": score.run_id,
+            "mlflow.note.content": f"Layers from [this score run]"
+            f"(#/experiments/{score.experiment_id}/runs/{score.run_id}).",
+        }
+    )
+    return score.run_id
+
+
+def register(
+    adapter: Path,
+    results: Mapping[str, Any],
+    limits: serving.Limits,
+    requirements: Path = Path("requirements.txt"),
+    package: Path = Path(__file__).parents[1],
+) -> int:
+    """Log the adapter as a servable model of the run and register it, as ``head-impact-<model>@<setup>``.
+
+    The version holds what serving needs: the adapter, the package's code, and the base where it is a small
+    folder. A hub base is recorded by name and revision and fetched when the version is loaded; a large folder
+    is expected where the header says.
+
+    Args:
+        adapter: folder in PEFT format with header.json.
+        results: content of results.json.
+        limits: the section ``serve`` of params.yaml.
+        requirements: pinned dependencies.
+        package: the code to keep with the version.
+
+    Returns:
+        The version.
+    """
+    header = read_json(adapter / "header.json")
+    base = Path(header["source"])
+    artifacts = {"adapter": adapter, **({"base": base} if _is_small_folder(base) else {})}
+    name = f"head-impact-{header['base']}"
+    with warnings.catch_warnings():
+        # An input example would make MLflow load the base here, a second time, to try it.
+        warnings.filterwarnings("ignore", ".*input example was not provided")
+        logged = mlflow.pyfunc.log_model(
+            name="adapter",
+            python_model=str(package / "lifecycle/serving.py"),
+            artifacts={key: path.resolve().as_uri() for key, path in artifacts.items()},
+            code_paths=[str(package)],
+            pip_requirements=str(requirements),
+            signature=serving.signature(limits),
+            model_config=vars(limits),
+            registered_model_name=name,
+        )
+    version = str(logged.registered_model_version)
+    client = MlflowClient()
+    client.update_model_version(name, version, description=_description(header, results))
+    for tag, value in _version_tags(header).items():
+        client.set_model_version_tag(name, version, tag, value)
+    client.set_registered_model_alias(name, alias(header["setup"]), version)
+    return int(version)
+
+
+def _is_small_folder(path: Path) -> bool:
+    sizes = (file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.is_dir() and sum(sizes) <= _SMALL_BASE
+
+
+def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in header.items()} | {"layers": ",".join(map(str, header["layers"]))}
+
+
+def _description(header: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Markdown: what was trained, how it did on the test part, and what to send it."""
+    rows = []
+    for metric, estimate in results["metrics"].items():
+        change = results.get("against_original", {}).get(metric)
+        told = f"{change['value']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})" if change else ""
+        rows.append(f"| {metric} | {estimate['value']:.3f} ± {estimate['se']:.3f} | {told} |")
+    layers = ", ".join(map(str, header["layers"]))
+    return "\n".join(
+        [
+            f"{header['setup']} of {header['base']}: LoRA on layers {layers}, dataset {header['dataset']}.",
+            "",
+            "| test metric | value ± standard error | change against the original |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "Input: `image` (base64 or data URI; PNG, JPEG or WebP) and `prompt`. Output: `text`.",
+        ]
+    )
+
+
+def _run_id() -> str:
+    active = mlflow.active_run()
+    if active is None:
+        raise RuntimeError("Nothing can be logged outside tracking.run().")
+    return active.info.run_id
+
+
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,97 @@
+"""A base from a folder or from the hub, through the same code."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from headimpact import hub
+from headimpact.devices import choose_device, choose_dtype
+from headimpact.errors import InputError
+from headimpact.vlm import attention, settings
+from headimpact.vlm.base import Vlm
+
+
+def revision_line(revision: str | None, commit: str | None) -> str | None:
+    """The line that pins a checkpoint in params.yaml; None where it is a folder or pinned already.
+
+    Args:
+        revision: as params.yaml has it.
+        commit: what it resolved to (``Vlm.revision``).
+    """
+    return None if commit is None or commit == revision else f"revision: {commit}"
+
+
+def skeleton(source: str, revision: str | None = None) -> Vlm:
+    """A checkpoint without its weights: only its small files are fetched, and the model is on the meta device.
+
+    Images are encoded, masks projected, conversations tokenised and parameters counted as with the weights; its
+    digest is empty.
+
+    Raises:
+        InputError: absent, gated, not reachable, of an unsupported architecture, incomplete, or made of parts that
+            do not fit each other.
+    """
+    vlm, _ = _skeleton(source, revision)
+    return vlm
+
+
+def _skeleton(source: str, revision: str | None) -> tuple[Vlm, Path]:
+    folder, commit = hub.fetch_settings(source, revision)
+    family = settings.read_family(source, folder)
+    config = settings.read_config(source, folder)
+    config._attn_implementation = {"text_config": attention.NAME, "vision_config": "sdpa"}
+    tokenizer = settings.read_tokenizer(source, folder)
+    image_processor = settings.read_image_processor(source, folder, family)
+    template = settings.read_template(source, folder, tokenizer)
+    with torch.device("meta"):
+        model = family.model_class(config)
+    vlm = family(model, tokenizer, image_processor, template, source, commit, "")
+    settings.check(vlm)
+    return vlm, folder
+
+
+def load(source: str, revision: str | None = None, device: str = "auto", dtype: str = "auto") -> Vlm:
+    """Load a checkpoint, from a folder or from the hub through the same code.
+
+    Args:
+        source: folder or hub name.
+        revision: branch, tag or commit on the hub.
+        device: auto, cpu, cuda, ...; auto takes a GPU where there is one.
+        dtype: auto, float32, bfloat16, float16; auto is bfloat16 on a GPU (float16 on one without) and float32
+            elsewhere.
+
+    Raises:
+        InputError: as for :func:`skeleton`; the device is not there; there are no safetensors weights, or they are
+            damaged or do not fit the config.
+    """
+    place = choose_device(device)
+    vlm, folder = _skeleton(source, revision)
+    weights = hub.fetch_weights(source, folder, vlm.revision)
+    vlm.model = _with_weights(vlm, folder, choose_dtype(dtype, place)).to(place).eval()
+    vlm.digest = hub.weights_digest(weights)
+    return vlm
+
+
+def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    transformers_logging.disable_progress_bar()
+    try:
+        model, found = vlm.model_class.from_pretrained(
+            folder,
+            config=vlm.model.config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except SafetensorError as error:
+        raise InputError(f"{vlm.source}: its weights are damaged ({error}). Fetch them again.") from None
+    wrong = sorted(name for name, *_ in found["mismatched_keys"]) or sorted(found["missing_keys"])
+    if wrong:
+        raise InputError(
+            f"{vlm.source}: its weights do not fit its config: {len(wrong)} tensors are missing or of another shape, "
+            f"the first is {wrong[0]}. The config belongs to another checkpoint, or the weights are incomplete."
+        )
+    return model
