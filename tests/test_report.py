@@ -263,7 +263,7 @@ def test_only_scored_models_are_reported_with_missing_results(tmp_path: Path) ->
 
 
 def test_nothing_to_report_is_an_error_and_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no model has been run. Run dvc repro first"):
+    with pytest.raises(InputError, match="no model has been run"):
         write(["tiny"], SETUPS, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,124 @@
+"""The metrics: what is made of the per-object results of an evaluation, each as one entry of ``METRICS``.
+
+To add a metric: write its entry. Evaluation, tables, tournament, tracking and report read this registry; nothing is
+trained for it. A metric of a column that :mod:`headimpact.evaluation.objects` does not write yet needs that column
+there, too; evaluations made before are then told to be evaluated again.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from headimpact import statistics
+from headimpact.errors import InputError
+from headimpact.statistics import Difference, Estimate
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: the mean of a column over objects, or the exponential of that mean.
+
+    Attributes:
+        name: as in files and columns.
+        label: as people read it.
+        column: the column of the per-object results.
+        higher_is_better: the direction.
+        aspect: whether a change for the better is gain (what was trained for) or a change for the worse is forgetting
+            (what was known before); None for a metric that setups are not compared by.
+        exponential: the figure is exp of the mean (perplexity, eq. 3); standard errors by the delta method.
+        weights: the column of the objects' weights; None where all weigh alike.
+        largest: the largest difference that there can be.
+    """
+
+    name: str
+    label: str
+    column: str
+    higher_is_better: bool
+    aspect: Literal["gain", "forgetting"] | None
+    exponential: bool = False
+    weights: str | None = None
+    largest: float = np.inf
+
+    @property
+    def arrow(self) -> str:
+        """The label with its direction, as in ``accuracy ↑``."""
+        return f"{self.label} {'↑' if self.higher_is_better else '↓'}"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it is computed from, beside ``image_id`` and ``object_id``."""
+        return (self.column,) if self.weights is None else (self.column, self.weights)
+
+    def estimate(self, objects: pd.DataFrame) -> Estimate:
+        """The figure with its standard error, clustered by image.
+
+        Raises:
+            InputError: a column is missing, or as for :func:`headimpact.statistics.clustered_mean`.
+        """
+        require([self], objects)
+        values, images = objects[self.column].to_numpy(), objects["image_id"].to_numpy()
+        if self.exponential:
+            return statistics.perplexity(values, images)
+        if self.weights is not None:
+            return statistics.token_nll(values, objects[self.weights].to_numpy(), images)
+        return statistics.clustered_mean(values, images)
+
+    def difference(self, objects: pd.DataFrame, original: pd.DataFrame) -> Difference:
+        """The paired difference, ``objects`` minus ``original``, with its 95 % confidence interval by image.
+
+        Raises:
+            InputError: a column is missing, or the two tables are not of the same objects.
+        """
+        require([self], objects)
+        require([self], original)
+        if objects["object_id"].tolist() != original["object_id"].tolist():
+            raise InputError("The original was evaluated on other objects than the setup: evaluate both again.")
+        a, b, images = objects[self.column].to_numpy(), original[self.column].to_numpy(), objects["image_id"].to_numpy()
+        compare = statistics.paired_perplexity_difference if self.exponential else statistics.paired_difference
+        return compare(a, b, images)
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", "correct", True, "forgetting", largest=1.0),
+        Metric("ans_prob", "AnsProb", "ans_prob", True, "forgetting", largest=1.0),
+        Metric("perplexity", "perplexity", "nll", False, "gain", exponential=True),
+        Metric("token_nll", "NLL per token", "nll", False, None, weights="tokens"),
+    )
+}
+"""Every metric by name."""
+
+COMPARED: Mapping[str, Metric] = {name: metric for name, metric in METRICS.items() if metric.aspect is not None}
+"""Those that setups are compared by, as in table 4."""
+
+
+def require(metrics: Iterable[Metric], objects: pd.DataFrame, where: str = "The evaluation") -> None:
+    """Refuse per-object results that were written before a metric existed.
+
+    Raises:
+        InputError: names the metric and what to do.
+    """
+    for metric in metrics:
+        if missing := [name for name in metric.columns if name not in objects]:
+            raise InputError(
+                f"{where} was made before there was the metric {metric.name}: it lacks {', '.join(missing)}. "
+                "Evaluate again: headimpact evaluate."
+            )
+
+
+def estimates(objects: pd.DataFrame) -> dict[str, Estimate]:
+    """Every metric of an evaluation."""
+    return {name: metric.estimate(objects) for name, metric in METRICS.items()}
+
+
+def differences(objects: pd.DataFrame, original: pd.DataFrame) -> dict[str, Difference]:
+    """The paired difference of every compared metric against the original.
+
+    Raises:
+        InputError: as for :meth:`Metric.difference`.
+    """
+    return {name: metric.difference(objects, original) for name, metric in COMPARED.items()}
