@@ -13,16 +13,6 @@ from headimpact.vlm import attention, settings
 from headimpact.vlm.base import Vlm
 
 
-def revision_line(revision: str | None, commit: str | None) -> str | None:
-    """The line that pins a checkpoint in params.yaml; None where it is a folder or pinned already.
-
-    Args:
-        revision: as params.yaml has it.
-        commit: what it resolved to (``Vlm.revision``).
-    """
-    return None if commit is None or commit == revision else f"revision: {commit}"
-
-
 def skeleton(source: str, revision: str | None = None) -> Vlm:
     """A checkpoint without its weights: only its small files are fetched, and the model is on the meta device.
 

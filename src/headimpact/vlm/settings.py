@@ -11,7 +11,7 @@ from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.hub import CONFIG, PROCESSOR
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import FAMILIES, family_class
+from headimpact.vlm.families import family_class, model_type
 
 _BAD = (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
@@ -23,11 +23,7 @@ def read_family(source: str, folder: Path) -> type[Vlm]:
         InputError: it is of none of ``FAMILIES``.
     """
     config = read_json(folder / CONFIG)
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in FAMILIES:
-        raise InputError(
-            f"{source} is not supported: its model type is {kind}; supported are {', '.join(sorted(FAMILIES))}."
-        )
+    kind = model_type(source, config)
     family, classes = family_class(kind), config.get("architectures") or []
     if classes and family.model_class.__name__ not in classes:
         raise InputError(
