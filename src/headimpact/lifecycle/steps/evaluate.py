@@ -84,8 +84,7 @@ def _summary(
         rows.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
         rows.append(("registered", f"{name} version {version}, alias {its_alias}"))
         following = f"mlflow models serve -m models:/{name}@{its_alias} --env-manager local -p 5001"
-    missing = (
-        [] if differences or job.setup == "original" else [("the comparison", "the original is not evaluated yet")]
-    )
+    compared = differences or job.setup == "original"
+    missing = [] if compared else [("comparison", "the original is not evaluated yet")]
     folder = layout.evaluation(job.model, job.setup)
     return Summary(f"evaluate {job.setup} of {job.model}", rows, missing, [folder], run_id, following)

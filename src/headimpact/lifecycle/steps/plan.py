@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headimpact import devices
+from headimpact import devices, hub
 from headimpact.adapters import cell, cost, lora
 from headimpact.data import coco
 from headimpact.errors import InputError

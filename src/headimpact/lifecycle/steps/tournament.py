@@ -12,10 +12,11 @@ import torch
 
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
+from headimpact.devices import choose_device, choose_dtype
 from headimpact.engine.workers import work
 from headimpact.errors import InputError
-from headimpact.files import atomic_file, digest_file, write_json
-from headimpact.lifecycle import layout, tracking
+from headimpact.files import atomic_file, digest_file, read_json, write_json
+from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, read_part
