@@ -11,7 +11,9 @@ from peft import PeftModel
 from headimpact import __version__, statistics
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import Record, TrainSettings
+from headimpact.engine.watch import Watch
 from headimpact.errors import InputError
+from headimpact.evaluation.objects import evaluate
 from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -42,7 +44,7 @@ def run(config: Config, job: Job) -> Summary:
         vlm = load_base(config, job)
         _log_inputs(config, job, vlm)
         trained = None if job.setup == ORIGINAL else _train(config, job, vlm)
-        objects = cell.evaluate(vlm, read_part("test"), config.seed, config.evaluate.batch_images, _watch(job))
+        objects = evaluate(vlm, read_part("test"), config.seed, config.evaluate.batch_images, _watch(job))
         before = None if trained is None else pd.read_parquet(layout.result_objects(job.model, ORIGINAL))
         results = _results(job, vlm, trained, objects, before)
         _write(job, trained, objects, results)
@@ -86,7 +88,7 @@ def _train(config: Config, job: Job, vlm: Vlm) -> Trained:
     return Trained(peft_model, list(chosen.layers), history, header)
 
 
-def _watch(job: Job) -> cell.Watch:
+def _watch(job: Job) -> Watch:
     return lambda items, total, what: track(items, total, f"{what} {job.model} {job.setup}")
 
 
