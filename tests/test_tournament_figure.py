@@ -12,11 +12,11 @@ def tournament_changes(rules: dict[str, tuple[float, float]], model: str = "tiny
     """Changes of perplexity and accuracy (AnsProb changes half as much), all with intervals of 0.1 either way."""
     return pd.DataFrame(
         [
-            (model, rule, k, measure, value, value - 0.1, value + 0.1)
+            (model, rule, k, metric, value, value - 0.1, value + 0.1)
             for rule, (gain, kept) in rules.items()
-            for measure, value in (("perplexity", gain), ("accuracy", kept), ("ans_prob", kept / 2))
+            for metric, value in (("perplexity", gain), ("accuracy", kept), ("ans_prob", kept / 2))
         ],
-        columns=["model", "rule", "k", "measure", "value", "low", "high"],
+        columns=["model", "rule", "k", "metric", "value", "low", "high"],
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from headimpact.adapters import lora
-from headimpact.adapters.cell import evaluate
 from headimpact.evaluation import metrics
+from headimpact.evaluation.objects import evaluate
 from headimpact.files import atomic_folder, digest_file, read_json, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job

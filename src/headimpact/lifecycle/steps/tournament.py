@@ -13,8 +13,11 @@ import torch
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
 from headimpact.devices import choose_device, choose_dtype
+from headimpact.engine.watch import unwatched
 from headimpact.engine.workers import work
 from headimpact.errors import InputError
+from headimpact.evaluation.metrics import COMPARED
+from headimpact.evaluation.objects import evaluate
 from headimpact.files import atomic_file, digest_file, read_json, write_json
 from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -98,7 +101,7 @@ def _track(cells: pd.DataFrame, found: Standings) -> None:
         tags = {"step": "tournament run", "model": row["model"], "setup": setup, "layers": row["layers"]}
         with tracking.child(name, tags | digest):
             tracking.log_parameters({column: row[column] for column in ("rule", "k", "seed", "draw", "rank")})
-            measured = {f"test/{metric}": row[metric] for metric in contest.METRICS}
+            measured = {f"test/{metric}": row[metric] for metric in COMPARED}
             tracking.log_metrics(measured | {"parameters/trainable": row["trainable"]})
     for name, table in (("cells", cells), ("changes", found.changes), ("comparisons", found.comparisons)):
         tracking.log_table(name, table)
@@ -153,7 +156,10 @@ def _train(config: Config, contests: Sequence[Contest]) -> int:
     threads = max(1, (config.compute.threads or torch.get_num_threads()) // workers)
     missing: dict[tuple[str, Key], Task] = {}
     for entry in contests:
-        known = contest.finished(contest.read_runs(layout.tournament_runs(entry.model), entry.context))
+        path = layout.tournament_runs(entry.model)
+        known = contest.finished(contest.read_runs(path, entry.context))
+        if notice := contest.outdated(path, entry.context):
+            print(notice, flush=True)
         for needed in (contest.ORIGINAL, *entry.runs.values()):
             if needed.key not in known:
                 task = Task(config, entry.model, entry.revision, entry.context, needed, threads)
@@ -173,7 +179,7 @@ def _make(task: Task) -> tuple[int, pd.DataFrame]:
     torch.set_num_threads(task.threads)
     base = loading.load(config.models[task.model].source, task.revision, config.compute.device, config.compute.dtype)
     trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, base)
-    objects = cell.evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, _unwatched)
+    objects = evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, unwatched)
     return trainable, objects
 
 
@@ -184,7 +190,7 @@ def _adapt(task: Task, base: Vlm) -> int:
     parts = cell.Parts(read_part("train"), read_part("val"))
     try:
         peft_model, _ = cell.train_adapter(
-            base, task.run.adapted, settings, train, parts, _state(task), fingerprint, _unwatched
+            base, task.run.adapted, settings, train, parts, _state(task), fingerprint, unwatched
         )
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
@@ -193,7 +199,3 @@ def _adapt(task: Task, base: Vlm) -> int:
 
 def _state(task: Task) -> Path:
     return layout.tournament_state(task.model, "-".join(map(str, task.run.key)))
-
-
-def _unwatched(items, total, what):
-    return items
