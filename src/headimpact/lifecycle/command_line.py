@@ -97,7 +97,7 @@ def score(values: Values = None, model: Model = None, debug: Debug = False) -> N
 
 @app.command(cls=StepCommand, context_settings=UNKNOWN)
 def measure(values: Values = None, model: Model = None, debug: Debug = False) -> None:
-    """Measure each layer's gradient, knockout, attention share and localisation, for the rules that go by them."""
+    """Measure what Head Impact does not say about each layer, for the rules that go by it."""
     _run("measure", values, model, None, debug)
 
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from headimpact.errors import InputError
 from headimpact.lifecycle import layout
-from headimpact.selection.selection import CHAMPION, RULES, check_setup, needs_measures
+from headimpact.selection.rules import CHAMPION, RULES
+from headimpact.selection.setups import check_setup, needs_measures
 
 Step = Literal[
     "download",
@@ -157,7 +158,7 @@ class ImpactSettings(Section):
 
 
 class Measure(Section):
-    """What Head Impact does not say about a layer: gradient, knockout, attention share, localisation."""
+    """What layers are measured by beside Head Impact, for the rules that go by it."""
 
     images: int = Field(gt=0, description="images of the impact part to measure on; all where there are fewer")
     batch_images: int = Field(gt=0, description="images in a forward")
@@ -468,8 +469,8 @@ def _check_names(config: Config, path: Path) -> None:
 def _check_tournament(tournament: Tournament, path: Path) -> None:
     """Its rules exist, and the one that all others are compared with is among them."""
     for rule in tournament.rules:
-        if rule not in (*RULES, "draw", "full"):
-            near = _did_you_mean(rule, list((*RULES, "draw", "full")))
+        if rule not in RULES:
+            near = _did_you_mean(rule, list(RULES))
             raise InputError(f"{path}: tournament.rules: unknown rule {rule!r}.{near}")
     if CHAMPION not in tournament.rules:
         raise InputError(f"{path}: tournament.rules lacks {CHAMPION}, which all others are compared with.")

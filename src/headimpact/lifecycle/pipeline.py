@@ -27,7 +27,7 @@ from headimpact.files import digest_file, digest_folder, read_json, write_json
 from headimpact.lifecycle import graph, layout
 from headimpact.lifecycle.config import Config, Job, Step, check_model, is_own, tracked_values
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import check_setup, needs_measures
+from headimpact.selection.setups import check_setup, needs_measures
 
 Function = Callable[[Config, Job], Summary]
 Work = tuple[Step, Job]

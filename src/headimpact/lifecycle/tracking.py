@@ -25,7 +25,7 @@ from mlflow.entities import Metric, Param
 from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.lifecycle import serving
-from headimpact.selection.selection import alias
+from headimpact.selection.grammar import alias
 
 EXPERIMENT = "head-impact"
 STAGE = "DVC_STAGE"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from headimpact.errors import InputError
-from headimpact.selection.selection import CHAMPION
+from headimpact.selection.rules import CHAMPION
 from headimpact.text import listed
 from headimpact.tournament.comparison import (
     MEASURES,

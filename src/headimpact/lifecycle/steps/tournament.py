@@ -24,7 +24,9 @@ from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_pa
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
-from headimpact.selection.selection import CHAMPION, check_setup, select
+from headimpact.selection.choice import select
+from headimpact.selection.grammar import read_setup
+from headimpact.selection.rules import CHAMPION
 from headimpact.tournament import contest
 from headimpact.tournament import figure as tournament_figure
 from headimpact.tournament.contest import Contest, Key, Run
@@ -130,7 +132,7 @@ def _enter(config: Config, model: str) -> Contest:
     selections = {entry.setup: select(entry.setup, measured, config.seed) for entry in entered}
     runs = {}
     for entry in entered:
-        layers, budget = selections[entry.setup].layers, check_setup(entry.setup).budget
+        layers, budget = selections[entry.setup].layers, read_setup(entry.setup).budget
         chosen = cell.adapted(layers, (), budget, config.lora.rank)
         runs[entry] = Run(chosen, entry.seed)
     workers = settings.workers if base.device.type == "cpu" else 1
