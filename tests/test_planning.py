@@ -16,7 +16,7 @@ from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
 from headimpact.lifecycle import config, layout, tracking
 from headimpact.lifecycle.steps import plan
-from headimpact.selection.selection import check_setup
+from headimpact.selection.setups import check_setup
 from headimpact.tiny import bases
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm

@@ -16,7 +16,8 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS, Read, Step, locate
 from headimpact.lifecycle.written import stage
-from headimpact.selection.selection import alias, needs_measures
+from headimpact.selection.grammar import alias
+from headimpact.selection.setups import needs_measures
 
 _HEADER = """\
 # Stages of models and setups outside of the grid of params.yaml that were asked for by name. Written by headimpact,

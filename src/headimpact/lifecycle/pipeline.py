@@ -23,7 +23,7 @@ from headimpact.lifecycle.jobs import Work
 from headimpact.lifecycle.params import check_model, is_own
 from headimpact.lifecycle.registry import STEPS
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import check_setup
+from headimpact.selection.setups import check_setup
 
 Function = Callable[[Config, Job], Summary]
 # What tells a process how many there are: accelerate's own list (accelerate.state).

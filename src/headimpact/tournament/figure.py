@@ -9,14 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from headimpact.evaluation.metrics import Metric, gain_first
-from headimpact.selection.selection import POSITIONS
+from headimpact.selection.rules import GROUPS, RULES
 
-# Colours that the colour-blind can tell apart, and a shape for each.
+# A colour that the colour-blind can tell from those of the groups of rules, and a shape.
 _CHAMPION = ("#d55e00", "*")
-_BY_POSITION = ("#0072b2", "s")
-_ALL_LAYERS = ("#000000", "D")
-_DRAWN = ("#cc79a7", "X")
-_BY_MEASURE = ("#009e73", "o")
 
 
 def draw(changes: pd.DataFrame, champion: str = "top") -> Figure:
@@ -42,8 +38,7 @@ def draw(changes: pd.DataFrame, champion: str = "top") -> Figure:
             panel = changes[(changes["model"] == model) & (changes["k"] == k)]
             axes.set_title(f"{model}, K = {k}")
             _gain_and_forgetting(axes, panel.set_index(["rule", "metric"]), across, up, champion)
-    styles = {f"{champion} by HI": _CHAMPION, "by a measure": _BY_MEASURE, "by position": _BY_POSITION}
-    styles |= {"random draws": _DRAWN, "all layers": _ALL_LAYERS}
+    styles = {f"{champion} by HI": _CHAMPION} | {group.label: (group.colour, group.marker) for group in GROUPS}
     figure.legend(
         handles=[
             Line2D([], [], color=color, marker=marker, linestyle="", label=name, markersize=8)
@@ -98,10 +93,8 @@ def _axis_label(metric: Metric) -> str:
 def _style(rules: list[str], champion: str) -> tuple[str, str]:
     if champion in rules:
         return _CHAMPION
-    rule = rules[0]
-    if rule in POSITIONS:
-        return _BY_POSITION
-    return {"full": _ALL_LAYERS, "draw": _DRAWN, "random": _DRAWN}.get(rule, _BY_MEASURE)
+    rule = RULES[rules[0]]
+    return rule.colour, rule.marker
 
 
 def _follow(axes: Axes, points: np.ndarray) -> None:

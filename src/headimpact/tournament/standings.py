@@ -9,7 +9,7 @@ import pandas as pd
 
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import Metric, gain_first
-from headimpact.selection.selection import CHAMPION
+from headimpact.selection.rules import CHAMPION
 from headimpact.text import listed
 from headimpact.tournament.comparison import Comparison, Tournament, analyse
 from headimpact.tournament.power import images_needed, smallest_visible

@@ -14,7 +14,7 @@ from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import alias
+from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
 
 

@@ -15,7 +15,7 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps.inputs import read_part
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import parse_setup
+from headimpact.selection.setups import parse_setup
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
 

@@ -26,7 +26,9 @@ from headimpact.lifecycle.steps.inputs import dataset_digest, read_part
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
-from headimpact.selection.selection import CHAMPION, check_setup, select
+from headimpact.selection.choice import select
+from headimpact.selection.grammar import read_setup
+from headimpact.selection.rules import CHAMPION
 from headimpact.tournament import contest
 from headimpact.tournament import figure as tournament_figure
 from headimpact.tournament.contest import Contest, Key, Run
@@ -124,7 +126,7 @@ def _enter(config: Config, model: str) -> Contest:
     selections = {entry.setup: select(entry.setup, measured, config.seed) for entry in entered}
     runs = {}
     for entry in entered:
-        layers, budget = selections[entry.setup].layers, check_setup(entry.setup).budget
+        layers, budget = selections[entry.setup].layers, read_setup(entry.setup).budget
         chosen = cell.adapted(layers, (), budget, config.lora.rank)
         runs[entry] = Run(chosen, entry.seed)
     identity, device = read_json(layout.identity(model)), choose_device(config.compute.device)
