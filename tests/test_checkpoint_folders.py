@@ -591,9 +591,9 @@ def test_only_what_is_needed_is_fetched_and_the_branch_resolves_to_its_commit(on
     settings |= {"tokenizer_config.json", "chat_template.jinja", INDEX}
     assert online.fetched() == settings | set(names)
     assert same_weights(base, loading.load(str(built / "tiny-qwen2-vl"), device="cpu"))
-    assert loading.revision_line("main", base.revision) == f"revision: {COMMIT}"
-    assert loading.revision_line(COMMIT, base.revision) is None
-    assert loading.revision_line(None, None) is None
+    assert hub.revision_line("main", base.revision) == f"revision: {COMMIT}"
+    assert hub.revision_line(COMMIT, base.revision) is None
+    assert hub.revision_line(None, None) is None
 
 
 def test_a_skeleton_fetches_no_weights_and_load_goes_on_from_it(online):

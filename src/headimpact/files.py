@@ -57,10 +57,15 @@ def _remove_leftovers(path: Path) -> None:
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` in UTF-8, whole or not at all."""
+    with atomic_file(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys, whole or not at all."""
-    with atomic_file(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -158,3 +158,19 @@ def weights_digest(weights: Sequence[Path]) -> str:
     if len(weights) == 1:
         return digest_file(weights[0])
     return hashlib.sha256("".join(f"{p.name} {digest_file(p)}\n" for p in weights).encode()).hexdigest()
+
+
+def revision_line(revision: str | None, commit: str | None) -> str | None:
+    """The line that pins a checkpoint in params.yaml; None where it is a folder or pinned already.
+
+    Args:
+        revision: as params.yaml has it.
+        commit: what it resolved to (``Vlm.revision``).
+    """
+    return None if commit is None or commit == revision else f"revision: {commit}"
+
+
+def settings_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's small files: what else decides its numbers."""
+    present = sorted(name for name in SETTINGS if name != INDEX and (folder / name).is_file())
+    return hashlib.sha256("".join(f"{name} {digest_file(folder / name)}\n" for name in present).encode()).hexdigest()

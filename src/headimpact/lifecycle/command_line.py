@@ -1,18 +1,21 @@
-"""The command line: routes to the steps, and imports them only when they run."""
+"""The command line: one command a step of the registry, imported only when it runs."""
 
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from headimpact.errors import InputError
-from headimpact.lifecycle import config, layout
+from headimpact.lifecycle import layout, params, values
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.documentation import documentation
+from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
 
 app = typer.Typer(
     help="Which layers of a vision-language model to fine-tune, answered from its attention.",
@@ -36,142 +39,95 @@ UNKNOWN = {"ignore_unknown_options": True}  # they are values of params.yaml
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
-class StepCommand(TyperCommand):
+class ValuesCommand(TyperCommand):
     """A command whose help ends with the values of params.yaml that concern it."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the usual help, then two lines a value."""
         super().format_help(ctx, formatter)
-        if self.name == "main":
-            formatter.write("\nValues of params.yaml, which it takes as they are there:\n")
-            parameters, prefix = config.documentation(), ""
-        elif self.name == "plan":
-            formatter.write("\nValues of params.yaml that can be tried, as in --train.batch_images 2:\n")
-            parameters, prefix = config.documentation(), "--"
-        else:
-            parameters, prefix = config.documentation(cast(config.Step, self.name)), "--"
-            if parameters:
-                formatter.write(
-                    f"\nValues of params.yaml that can be given for this run alone, as --{parameters[0].key}:\n"
-                )
+        parameters, prefix, title = documentation(), "", "which it takes as they are there:"
+        if self.name == "plan":
+            prefix, title = "--", "that can be tried, as in --train.batch_images 2:"
+        elif self.name in STEPS:
+            parameters, prefix = values.overridable(self.name), "--"
+            title = f"that can be given for this run alone, as --{parameters[0].key}:" if parameters else ""
+        if title:
+            formatter.write(f"\nValues of params.yaml {title}\n")
         for parameter in parameters:
             formatter.write(f"  {prefix}{parameter.key}  {parameter.type}{parameter.allowed}\n")
             formatter.write(f"      {parameter.meaning}\n")
 
 
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def download(values: Values = None, debug: Debug = False) -> None:
-    """Fetch what the datasets published and coco are made from; what is there is kept."""
-    _run("download", values, None, None, debug)
+def _command(step: Step) -> Callable[..., None]:
+    """The function of a step's command, with the options that the step takes."""
+
+    def of_setup(given: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
+        _run(step.name, given, model, setup, debug)
+
+    def of_model(given: Values = None, model: Model = None, debug: Debug = False) -> None:
+        _run(step.name, given, model, None, debug)
+
+    def of_project(given: Values = None, debug: Debug = False) -> None:
+        _run(step.name, given, None, None, debug)
+
+    return {"setup": of_setup, "model": of_model, "project": of_project}[step.per]
 
 
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def ground(values: Values = None, debug: Debug = False) -> None:
-    """Find the phrases of COCO's captions in the images (Florence-2); goes on where it was."""
-    _run("ground", values, None, None, debug)
+for _step in STEPS.values():
+    app.command(_step.name, help=_step.help, cls=ValuesCommand, context_settings=UNKNOWN)(_command(_step))
 
 
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def segment(values: Values = None, debug: Debug = False) -> None:
-    """Find the masks of the phrases' boxes (SAM 2); goes on where it was."""
-    _run("segment", values, None, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def data(values: Values = None, debug: Debug = False) -> None:
-    """Make the dataset: images, masks and phrases, in four parts."""
-    _run("data", values, None, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def pretrain(values: Values = None, model: Model = None, debug: Debug = False) -> None:
-    """Pretrain an embedded base; goes on from its last checkpoint."""
-    _run("pretrain", values, model, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def score(values: Values = None, model: Model = None, debug: Debug = False) -> None:
-    """Compute the Head Impact of every attention head."""
-    _run("score", values, model, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def measure(values: Values = None, model: Model = None, debug: Debug = False) -> None:
-    """Measure each layer's gradient, knockout, attention share and localisation, for the rules that go by them."""
-    _run("measure", values, model, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def examine(values: Values = None, model: Model = None, debug: Debug = False) -> None:
-    """Put Head Impact itself under test: other definitions, other images, layers against heads."""
-    _run("examine", values, model, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def select(values: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
-    """Select the layers of a setup."""
-    _run("select", values, model, setup, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def finetune(values: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
-    """Train an adapter on the selected layers, evaluate and register it; whatever it needs is made first."""
-    _run("finetune", values, model, setup, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def answer(values: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
-    """Ask a setup in every order of the options and in open questions, beside the original; with a gallery."""
-    _run("answer", values, model, setup, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def tournament(values: Values = None, debug: Debug = False) -> None:
-    """Set the rules for choosing layers against each other; finished runs are kept, and it goes on where it was."""
-    _run("tournament", values, None, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def report(values: Values = None, debug: Debug = False) -> None:
-    """Write the tables and figures of the whole grid."""
-    _run("report", values, None, None, debug)
-
-
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def main(values: Values = None, debug: Debug = False) -> None:
-    """Run the whole grid and the report: dvc repro, its runs nested under one."""
+@app.command(help=COMMANDS["main"].help, cls=ValuesCommand, context_settings=UNKNOWN)
+def main(given: Values = None, debug: Debug = False) -> None:
+    """Run the whole grid."""
     with _errors_told(debug):
-        _, loaded = _load("main", values)
+        _, loaded = _load("main", given)
         from headimpact.lifecycle import graph, pipeline, tracking
         from headimpact.lifecycle.summary import Summary, print_summary
 
+        pipeline.check_processes("main")
         with tracking.run("main") as run, graph.environment(**{tracking.PARENT_RUN: run}):
-            ran = pipeline.run_grid(loaded)
-        rows = [("stages run", str(ran)), ("up to date", "all others")]
+            stages = pipeline.run_grid(loaded)
+        rows = [("stages run", str(stages)), ("up to date", "all others")]
         print_summary(Summary("main", rows, files=[layout.REPORTS], run=run, next="mlflow ui"))
 
 
-@app.command(cls=StepCommand, context_settings=UNKNOWN)
-def plan(values: Values = None, model: Model = None, debug: Debug = False) -> None:
-    """Tell what a model and its setups would cost, from its config alone: nothing heavy is fetched."""
+@app.command(help=COMMANDS["plan"].help, cls=ValuesCommand, context_settings=UNKNOWN)
+def plan(given: Values = None, model: Model = None, debug: Debug = False) -> None:
+    """Tell what a model and its setups would cost."""
     with _errors_told(debug):
         os.chdir(layout.find_root(Path.cwd()))
-        loaded = config.load(layout.PARAMS, read_overrides(values or []))
-        job = config.Job(model or loaded.model, loaded.setup)
-        config.check_model(loaded, job.model)
+        loaded = params.load(layout.PARAMS, read_overrides(given or []))
+        job = Job(model or loaded.model, loaded.setup)
+        params.check_model(loaded, job.model)
+        from headimpact.lifecycle import pipeline
         from headimpact.lifecycle.steps import plan as step
         from headimpact.lifecycle.summary import print_summary
 
+        pipeline.check_processes("plan")
         print_summary(step.run(loaded, job))
 
 
-@app.command("check-data")
+@app.command(help=COMMANDS["register"].help)
+def register(model: Model = None, debug: Debug = False) -> None:
+    """Register what is trained and evaluated."""
+    with _errors_told(debug):
+        _, loaded = _load("register", None)
+        params.check_model(loaded, model or loaded.model)
+        from headimpact.lifecycle import pipeline, registration
+        from headimpact.lifecycle.summary import print_summary
+
+        pipeline.check_processes("register")
+        print_summary(registration.register_all(loaded, model or loaded.model))
+
+
+@app.command("check-data", help=COMMANDS["check-data"].help)
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],
     report: Annotated[Path | None, typer.Option(help="CSV file for all problems.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Check every record and image of a dataset, and tell everything that is wrong."""
+    """Check a dataset."""
     with _errors_told(debug):
         from headimpact.lifecycle import check_data as checking
         from headimpact.lifecycle.summary import print_summary
@@ -179,25 +135,38 @@ def check_data(
         print_summary(checking.run(folder, report))
 
 
-def _run(step: config.Step, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
+@app.command(help=COMMANDS["write"].help)
+def write(debug: Debug = False) -> None:
+    """Write what follows from the registry and from the code."""
     with _errors_told(debug):
-        plain, values = _load(step, arguments)
-        job = config.Job(model or values.model, setup or values.setup)
+        _, loaded = _load("write", None)
+        from headimpact.lifecycle import code, written
+
+        changed = [*written.write(), *([layout.FINGERPRINTS] if code.refresh(loaded) else [])]
+        print(f"Written: {', '.join(map(str, changed))}" if changed else "Everything is as it should be.")
+
+
+def _run(step: str, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
+    with _errors_told(debug):
+        plain, loaded = _load(step, arguments)
+        job = Job(model or loaded.model, setup or loaded.setup)
         from headimpact.lifecycle import pipeline
         from headimpact.lifecycle.summary import print_summary
 
-        pipeline.check_job(step, values, job)  # before the step's own imports, which take seconds
-        function = importlib.import_module(f"headimpact.lifecycle.steps.{step}").run
-        print_summary(pipeline.run(step, values, job, overridden=values != plain, function=function))
+        def function(name: str) -> pipeline.Function:
+            return importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
+
+        for summary in pipeline.run(step, loaded, job, loaded != plain, function):
+            print_summary(summary)
 
 
-def _load(command: str, arguments: list[str] | None) -> tuple[config.Config, config.Config]:
+def _load(command: str, arguments: list[str] | None) -> tuple[Config, Config]:
     """``params.yaml`` as it is, and with the values given on the command line."""
     os.chdir(layout.find_root(Path.cwd()))
     overrides = read_overrides(arguments or [])
-    loaded = config.load(layout.PARAMS), config.load(layout.PARAMS, overrides)
+    loaded = params.load(layout.PARAMS), params.load(layout.PARAMS, overrides)
     for key, text in overrides.items():
-        config.check_override(key, command, text)
+        values.check_override(key, command, text)
     return loaded
 
 

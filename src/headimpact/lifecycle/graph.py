@@ -65,9 +65,9 @@ def commit(stage: str) -> None:
 def inputs(stage: str) -> dict[str, Any]:
     """What ``stage`` depends on at this moment: the digest of each file, the value of each parameter."""
     with _open() as repo:
-        (found,) = repo.stage.collect(stage)
-        found.save_deps()
-        return {str(dependency): dependency.hash_info.value for dependency in found.deps}
+        (described,) = repo.stage.collect(stage)
+        described.save_deps(allow_missing=True)
+        return {str(dependency): dependency.hash_info.value for dependency in described.deps}
 
 
 @contextmanager

@@ -7,10 +7,27 @@ from headimpact.selection.selection import alias
 
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
+"""The stages of the grid."""
+JOBS = Path("jobs/dvc.yaml")
+"""The stages of models and setups outside of the grid that a person asked for by name."""
+ENTRY_POINTS = Path("MLproject")
+FINGERPRINTS = Path("fingerprints.json")
+"""What the code of every step and family does, as digests."""
+COMMANDS = Path("docs/commands.md")
 REPORTS = Path("reports")
 DATASET = Path("data/dataset")
 """The dataset in use, whatever it was made from."""
-WRITTEN = (Path("outputs"), Path("reports"), Path("models/bases"), Path("data/download"))
+BASES = Path("models/bases")
+"""The embedded bases."""
+IDENTITIES = Path("models/identities")
+IMPACT = Path("outputs/impact")
+MEASURES = Path("outputs/measures")
+EXAMINATIONS = Path("outputs/examination")
+SELECTIONS = Path("outputs/selection")
+FINETUNED = Path("outputs/finetune")
+EVALUATIONS = Path("outputs/evaluation")
+ANSWERS = Path("outputs/answers")
+WRITTEN = (Path("outputs"), Path("reports"), BASES, IDENTITIES, Path("data/download"))
 """Folders whose content is the steps' own."""
 DATASET_LOOK = Path("outputs/data")
 """Contact sheet and histograms of the dataset in use."""
@@ -48,12 +65,17 @@ def made(step: str) -> Path:
 
 def base(model: str) -> Path:
     """An embedded base."""
-    return Path("models/bases") / model
+    return BASES / model
+
+
+def identity(model: str) -> Path:
+    """Which base a model is: source, commit, family, digests."""
+    return IDENTITIES / f"{model}.json"
 
 
 def impact(model: str) -> Path:
     """What score writes."""
-    return Path("outputs/impact") / model
+    return IMPACT / model
 
 
 def impact_table(model: str) -> Path:
@@ -73,22 +95,22 @@ def impact_objects(model: str) -> Path:
 
 def examination(model: str) -> Path:
     """What examine writes."""
-    return Path("outputs/examination") / model
+    return EXAMINATIONS / model
 
 
 def measures(model: str) -> Path:
     """What measure writes: one row a layer."""
-    return Path("outputs/measures") / f"{model}.csv"
+    return MEASURES / f"{model}.csv"
 
 
 def selection(model: str, setup: str) -> Path:
     """The selected layers."""
-    return Path("outputs/selection") / model / f"{alias(setup)}.json"
+    return SELECTIONS / model / f"{alias(setup)}.json"
 
 
 def finetune(model: str, setup: str) -> Path:
     """What finetune writes."""
-    return Path("outputs/finetune") / model / alias(setup)
+    return FINETUNED / model / alias(setup)
 
 
 def adapter(model: str, setup: str) -> Path:
@@ -96,19 +118,29 @@ def adapter(model: str, setup: str) -> Path:
     return finetune(model, setup) / "adapter"
 
 
+def adapter_weights(model: str, setup: str) -> Path:
+    """The weights of the adapter."""
+    return adapter(model, setup) / "adapter_model.safetensors"
+
+
 def history(model: str, setup: str) -> Path:
     """The training curves."""
     return finetune(model, setup) / "history.csv"
 
 
+def evaluation(model: str, setup: str) -> Path:
+    """What evaluate writes."""
+    return EVALUATIONS / model / alias(setup)
+
+
 def results(model: str, setup: str) -> Path:
     """The metrics on the test part."""
-    return finetune(model, setup) / "results.json"
+    return evaluation(model, setup) / "results.json"
 
 
-def result_objects(model: str, setup: str) -> Path:
+def evaluated_objects(model: str, setup: str) -> Path:
     """The results of every test object."""
-    return finetune(model, setup) / "objects.parquet"
+    return evaluation(model, setup) / "objects.parquet"
 
 
 def tournament() -> Path:
@@ -148,7 +180,7 @@ def tournament_state(model: str, name: str) -> Path:
 
 def answers(model: str, setup: str) -> Path:
     """What answer writes."""
-    return Path("outputs/answers") / model / alias(setup)
+    return ANSWERS / model / alias(setup)
 
 
 def answer_results(model: str, setup: str) -> Path:
@@ -174,9 +206,3 @@ def training_state(model: str, setup: str) -> Path:
 def pretraining_state(model: str) -> Path:
     """The state that a killed pretrain goes on from; not an output."""
     return Path("outputs/checkpoints") / model / "pretrain.safetensors"
-
-
-def record(step: str, model: str, setup: str | None) -> Path:
-    """What a job outside of the DVC graph was made from."""
-    cell = model if setup is None else f"{model}/{alias(setup)}"
-    return Path("outputs/records") / step / f"{cell}.json"

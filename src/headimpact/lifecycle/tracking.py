@@ -17,15 +17,17 @@ from typing import Any
 import mlflow
 import pandas as pd
 from filelock import FileLock
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[reportAttributeAccessIssue]
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 
 from headimpact.errors import InputError
-from headimpact.files import read_json
+from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import serving
 from headimpact.selection.selection import alias
+from headimpact.statistics import Difference
 
 EXPERIMENT = "head-impact"
 STAGE = "DVC_STAGE"
@@ -62,8 +64,13 @@ def initialise() -> str:
 
 
 @contextmanager
-def run(step: str, model: str | None = None, setup: str | None = None) -> Iterator[str]:
+def run(
+    step: str, model: str | None = None, setup: str | None = None, adapter_digest: str | None = None
+) -> Iterator[str]:
     """A tracked run around a block; gives its id.
+
+    With ``adapter_digest`` it goes on with the latest run that trained this adapter, if the store has one, so that
+    training curves, results and the registered version stand in one run.
 
     Inside a DVC stage it is a run of its own. Otherwise it is the run that ``mlflow run`` opened, if any. A
     new run is nested under the run named in ``HEADIMPACT_PARENT_RUN`` and stands in that run's experiment,
@@ -78,13 +85,17 @@ def run(step: str, model: str | None = None, setup: str | None = None) -> Iterat
     if stage:
         os.environ.pop(RUN, None)
     tags = {"step": step, "model": model, "setup": setup, "dvc.stage": stage, COMMIT: _commit()}
-    parent, experiment = (None, None) if RUN in os.environ else _place()
-    opened = mlflow.start_run(
-        run_name=" ".join(part for part in (step, model, setup) if part),
-        tags={name: value for name, value in tags.items() if value},
-        parent_run_id=parent,
-        experiment_id=experiment,
-    )
+    continued = None if RUN in os.environ or adapter_digest is None else _training_run(adapter_digest)
+    if continued:
+        opened = mlflow.start_run(run_id=continued)
+    else:
+        parent, experiment = (None, None) if RUN in os.environ else _place()
+        opened = mlflow.start_run(
+            run_name=" ".join(part for part in (step, model, setup) if part),
+            tags={name: value for name, value in tags.items() if value},
+            parent_run_id=parent,
+            experiment_id=experiment,
+        )
     try:
         _check_artifacts(opened.info.artifact_uri)
         yield opened.info.run_id
@@ -114,6 +125,18 @@ def _place() -> tuple[str | None, str | None]:
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None  # made by initialise()
     return None, experiment.experiment_id
+
+
+def _training_run(adapter_digest: str) -> str | None:
+    runs = _search(f"tags.step = 'finetune' and tags.adapter_digest = '{adapter_digest}'")
+    return runs[0].info.run_id if runs else None
+
+
+def _search(query: str) -> list[Run]:
+    """The latest run of any experiment that a query finds, or none."""
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, query, max_results=1))
 
 
 def _check_artifacts(uri: str | None) -> None:
@@ -182,7 +205,7 @@ def log_history(history: pd.DataFrame) -> None:
         MlflowClient().log_batch(_run_id(), metrics=batch)
 
 
-def log_results(results: Mapping[str, Any]) -> None:
+def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference]) -> None:
     """Log the content of results.json as final metrics.
 
     ``test/<metric>``, with ``/se``, ``/difference`` against the original and its ``/low``, ``/high`` and
@@ -191,10 +214,15 @@ def log_results(results: Mapping[str, Any]) -> None:
     values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
     for metric, estimate in results["metrics"].items():
         values |= {f"test/{metric}": estimate["value"], f"test/{metric}/se": estimate["se"]}
-    for metric, difference in results.get("against_original", {}).items():
-        values[f"test/{metric}/difference"] = difference["value"]
-        values |= {f"test/{metric}/{name}": difference[name] for name in ("low", "high", "p_value")}
+    for metric, difference in differences.items():
+        values[f"test/{metric}/difference"] = difference.value
+        values |= {f"test/{metric}/{name}": getattr(difference, name) for name in ("low", "high", "p_value")}
     mlflow.log_metrics({name: float(value) for name, value in values.items()})
+
+
+def log_figure(figure: Figure, name: str) -> None:
+    """Log a figure as an artifact."""
+    mlflow.log_figure(figure, name)
 
 
 def log_metrics(values: Mapping[str, float | int]) -> None:
@@ -235,12 +263,7 @@ def link_score(model: str, table_digest: str) -> str | None:
     Returns:
         The score run's id, or None where this tracking store has none (the table came from elsewhere).
     """
-    client = MlflowClient()
-    found = client.search_runs(
-        [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.step = 'score' and tags.model = '{model}' and tags.table_digest = '{table_digest}'",
-        max_results=1,
-    )
+    found = _search(f"tags.step = 'score' and tags.model = '{model}' and tags.table_digest = '{table_digest}'")
     mlflow.set_tag("table_digest", table_digest)
     if not found:
         return None
@@ -255,9 +278,15 @@ def link_score(model: str, table_digest: str) -> str | None:
     return score.run_id
 
 
+def registered_name(model: str) -> str:
+    """The registered model that holds the adapters of a model."""
+    return f"head-impact-{model}"
+
+
 def register(
     adapter: Path,
     results: Mapping[str, Any],
+    differences: Mapping[str, Difference],
     limits: serving.Limits,
     requirements: Path = Path("requirements.txt"),
     package: Path = Path(__file__).parents[1],
@@ -266,11 +295,12 @@ def register(
 
     The version holds what serving needs: the adapter, the package's code, and the base where it is a small
     folder. A hub base is recorded by name and revision and fetched when the version is loaded; a large folder
-    is expected where the header says.
+    is expected where the header says. The same adapter is registered once: its version is then brought up to date.
 
     Args:
         adapter: folder in PEFT format with header.json.
         results: content of results.json.
+        differences: against the original, by metric; empty where they are not known.
         limits: the section ``serve`` of params.yaml.
         requirements: pinned dependencies.
         package: the code to keep with the version.
@@ -279,9 +309,36 @@ def register(
         The version.
     """
     header = read_json(adapter / "header.json")
+    tags = _version_tags(header) | {"adapter_digest": digest_file(adapter / "adapter_model.safetensors")}
+    name = registered_name(header["base"])
+    version = _registered(name, tags["adapter_digest"], header["setup"]) or _log_model(
+        adapter, name, header, limits, requirements, package
+    )
+    client = MlflowClient()
+    client.update_model_version(name, version, description=_description(header, results, differences))
+    for tag, value in tags.items():
+        client.set_model_version_tag(name, version, tag, value)
+    client.set_registered_model_alias(name, alias(header["setup"]), version)
+    return int(version)
+
+
+def _registered(name: str, adapter_digest: str, setup: str) -> str | None:
+    """The version that holds this adapter of this setup, if there is one."""
+    query = f"name = '{name}' and tags.adapter_digest = '{adapter_digest}' and tags.setup = '{setup}'"
+    versions = MlflowClient().search_model_versions(query)
+    return str(versions[0].version) if versions else None
+
+
+def _log_model(
+    adapter: Path,
+    name: str,
+    header: Mapping[str, Any],
+    limits: serving.Limits,
+    requirements: Path,
+    package: Path,
+) -> str:
     base = Path(header["source"])
     artifacts = {"adapter": adapter, **({"base": base} if _is_small_folder(base) else {})}
-    name = f"head-impact-{header['base']}"
     with warnings.catch_warnings():
         # An input example would make MLflow load the base here, a second time, to try it.
         warnings.filterwarnings("ignore", ".*input example was not provided")
@@ -295,13 +352,7 @@ def register(
             model_config=vars(limits),
             registered_model_name=name,
         )
-    version = str(logged.registered_model_version)
-    client = MlflowClient()
-    client.update_model_version(name, version, description=_description(header, results))
-    for tag, value in _version_tags(header).items():
-        client.set_model_version_tag(name, version, tag, value)
-    client.set_registered_model_alias(name, alias(header["setup"]), version)
-    return int(version)
+    return str(logged.registered_model_version)
 
 
 def _is_small_folder(path: Path) -> bool:
@@ -313,12 +364,12 @@ def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in header.items()} | {"layers": ",".join(map(str, header["layers"]))}
 
 
-def _description(header: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def _description(header: Mapping[str, Any], results: Mapping[str, Any], differences: Mapping[str, Difference]) -> str:
     """Markdown: what was trained, how it did on the test part, and what to send it."""
     rows = []
     for metric, estimate in results["metrics"].items():
-        change = results.get("against_original", {}).get(metric)
-        told = f"{change['value']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})" if change else ""
+        change = differences.get(metric)
+        told = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})" if change else ""
         rows.append(f"| {metric} | {estimate['value']:.3f} ± {estimate['se']:.3f} | {told} |")
     layers = ", ".join(map(str, header["layers"]))
     return "\n".join(

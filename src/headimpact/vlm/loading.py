@@ -14,16 +14,6 @@ from headimpact.vlm import attention, settings
 from headimpact.vlm.base import Vlm
 
 
-def revision_line(revision: str | None, commit: str | None) -> str | None:
-    """The line that pins a checkpoint in params.yaml; None where it is a folder or pinned already.
-
-    Args:
-        revision: as params.yaml has it.
-        commit: what it resolved to (``Vlm.revision``).
-    """
-    return None if commit is None or commit == revision else f"revision: {commit}"
-
-
 def skeleton(source: str, revision: str | None = None) -> Vlm:
     """A checkpoint without its weights: only its small files are fetched, and the model is on the meta device.
 
@@ -126,7 +116,7 @@ def adopt(model: Any, processor: Any) -> Vlm:
             f"{source} needs a processor with tokenizer and image_processor, not a {type(processor).__name__}: the one "
             "that transformers' AutoProcessor.from_pretrained gives."
         )
-    family = settings.find_family(source, config.model_type, [kind.__name__ for kind in type(model).__mro__])
+    family = settings.find_family(source, config.to_dict(), [kind.__name__ for kind in type(model).__mro__])
     template = settings.choose_template(source, getattr(processor, "chat_template", None) or tokenizer.chat_template)
     vlm = family(
         model,

@@ -12,7 +12,7 @@ from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.hub import CONFIG, PROCESSOR
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import FAMILIES, family_class
+from headimpact.vlm.families import family_class, model_type
 
 _BAD = (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
@@ -24,20 +24,18 @@ def read_family(source: str, folder: Path) -> type[Vlm]:
         InputError: it is of none of ``FAMILIES``.
     """
     config = read_json(folder / CONFIG)
-    config = config if isinstance(config, dict) else {}
-    return find_family(source, config.get("model_type"), config.get("architectures") or [])
+    classes = config.get("architectures") if isinstance(config, dict) else None
+    return find_family(source, config, classes or [])
 
 
-def find_family(source: str, kind: str | None, classes: Sequence[str]) -> type[Vlm]:
-    """The family of a model type and of the names of its classes, where they are known.
+def find_family(source: str, config: Any, classes: Sequence[str]) -> type[Vlm]:
+    """The family of a configuration (the content of its config.json) and of the names of its model's classes, where
+    they are known.
 
     Raises:
         InputError: it is of none of ``FAMILIES``.
     """
-    if kind not in FAMILIES:
-        raise InputError(
-            f"{source} is not supported: its model type is {kind}; supported are {', '.join(sorted(FAMILIES))}."
-        )
+    kind = model_type(source, config)
     family = family_class(kind)
     if classes and family.model_class.__name__ not in classes:
         raise InputError(

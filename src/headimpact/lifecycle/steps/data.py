@@ -8,7 +8,8 @@ from headimpact.data import assembly, coco, published, scenes, segmentation
 from headimpact.errors import InputError
 from headimpact.files import atomic_folder
 from headimpact.lifecycle import layout, tracking
-from headimpact.lifecycle.config import Config, Job, is_own
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.params import is_own
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.download import release
 from headimpact.lifecycle.summary import Summary

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from headimpact.data import coco
+from headimpact.errors import InputError
+from headimpact.files import read_json
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.vlm import loading
@@ -13,14 +15,21 @@ from headimpact.vlm.base import Vlm
 
 
 def load_base(config: Config, job: Job) -> Vlm:
-    """The base of a job, on the device and in the precision of ``compute``."""
+    """The base of a job, as ``identify`` found it, on the device and in the precision of ``compute``.
+
+    Raises:
+        InputError: as for :func:`headimpact.vlm.loading.load`, or its weights are not those that were identified.
+    """
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    base = config.models[job.model]
-    loaded = loading.load(base.source, base.revision, config.compute.device, config.compute.dtype)
-    if line := loading.revision_line(base.revision, loaded.revision):
-        print(f"To stay with these weights of {base.source}, put into {layout.PARAMS}: {line}", flush=True)
-    return loaded
+    identity = read_json(layout.identity(job.model))
+    base = loading.load(identity["source"], identity["revision"], config.compute.device, config.compute.dtype)
+    if base.digest != identity["digest"]:
+        raise InputError(
+            f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
+            f"or go on with the new ones: headimpact identify --model {job.model}"
+        )
+    return base
 
 
 def read_part(part: str) -> list[coco.Sample]:

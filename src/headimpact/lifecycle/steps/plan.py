@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headimpact import devices
+from headimpact import devices, hub
 from headimpact.adapters import cell, cost, lora
 from headimpact.data import coco
 from headimpact.errors import InputError
@@ -52,11 +52,11 @@ def run(config: Config, job: Job) -> Summary:
     images, machine = _images(config), _machine(config)
     load = cost.workload(model, images.images, config.train.batch_images)
     rows = _facts(job, model, images, load)
-    for setup in dict.fromkeys(("original", *config.grid.setups, job.setup)):
+    for setup in dict.fromkeys((*config.grid.setups, job.setup)):
         rows.append((setup, _cost(config, model, setup, load, images.train, machine)))
     rows.append(("estimates", machine.told))
     rows.append(("", "top, bottom and random: as if the lowest adapted layer were the first, which costs most"))
-    if line := loading.revision_line(base.revision, model.revision):
+    if line := hub.revision_line(base.revision, model.revision):
         rows.append(("params.yaml", f"to stay with these weights, put there: {line}"))
     return Summary(f"plan {job.model}", rows, next=f"headimpact score --model {job.model}")
 

@@ -11,7 +11,7 @@ from headimpact.report import report
 def run(config: Config, job: Job) -> Summary:
     """Write ``reports/``."""
     with tracking.run("report") as run_id:
-        outputs = collect(config.grid.models, ("original", *config.grid.setups))
+        outputs = collect(config.grid.models, config.grid.setups)
         report.write(outputs, layout.REPORTS, read_part("test"))
         for name, table in report.tables(outputs).items():
             tracking.log_table(name, table)

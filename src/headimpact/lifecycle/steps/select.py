@@ -21,7 +21,7 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_files(path)
     return Summary(
         f"select {job.setup} of {job.model}",
-        [("layers", ", ".join(map(str, selection.layers))), ("rule", selection.rule)]
+        [("layers", ", ".join(map(str, selection.layers)) or "none"), ("rule", selection.rule)]
         + [(_place(reason), f"{reason.score:.3f}: {reason.reason}") for reason in selection.why],
         files=[path],
         run=run_id,

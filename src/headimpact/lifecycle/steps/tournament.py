@@ -10,17 +10,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-import headimpact
-from headimpact import __version__
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
+from headimpact.devices import choose_device, choose_dtype
 from headimpact.engine.workers import work
 from headimpact.errors import InputError
-from headimpact.files import atomic_file, digest_file, write_json
-from headimpact.lifecycle import layout, tracking
+from headimpact.files import atomic_file, digest_file, read_json, write_json
+from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, read_part
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
@@ -32,15 +31,8 @@ from headimpact.tournament.standings import Standings, headlines, standings
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
 
-CODE = (
-    "adapters/*.py",
-    "data/coco.py",
-    "engine/*.py",
-    "evaluation/objects.py",
-    "vlm/*.py",
-    "vlm/families/*.py",
-)
-"""What decides the results of a run; held by a test to what finetuning imports."""
+# What decides the results of a run.
+_CODE = ("adapters.cell", "evaluation.objects")
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ def run(config: Config, job: Job) -> Summary:
         found = standings(
             {entry.model: contest.long_table(entry, runs[entry.model]) for entry in contests},
             {model: contest.original(table) for model, table in runs.items()},
-            config.tournament.differences.model_dump(),
+            config.tournament.differences,
         )
         _write(contests, cells, found)
         _track(cells, found)
@@ -123,7 +115,6 @@ def _tell(cells: pd.DataFrame, trained: int, found: Standings, run_id: str) -> S
 
 
 def _enter(config: Config, model: str) -> Contest:
-    base = load_base(config, Job(model, "original"))
     settings = config.tournament
     entered = list(contest.contestants(settings.rules, settings.ks, settings.seeds, settings.draws))
     measured = read_measured(model, with_measures=True)
@@ -133,22 +124,21 @@ def _enter(config: Config, model: str) -> Contest:
         layers, budget = selections[entry.setup].layers, check_setup(entry.setup).budget
         chosen = cell.adapted(layers, (), budget, config.lora.rank)
         runs[entry] = Run(chosen, entry.seed)
-    workers = settings.workers if base.device.type == "cpu" else 1
-    return Contest(model, base.revision, _context(config, base), runs, selections, workers)
+    identity, device = read_json(layout.identity(model)), choose_device(config.compute.device)
+    workers = settings.workers if device.type == "cpu" else 1
+    return Contest(model, identity["revision"], _context(config, model, identity["digest"]), runs, selections, workers)
 
 
-def _context(config: Config, base: Vlm) -> str:
-    package = Path(headimpact.__file__).parent
-    code = [digest_file(path) for pattern in CODE for path in sorted(package.glob(pattern))]
+def _context(config: Config, model: str, base_digest: str) -> str:
+    source, identity = config.models[model].source, layout.identity(model)
     values = {
-        "base": base.digest,
+        "base": base_digest,
         "dataset": dataset_digest(),
-        "dtype": str(base.model.dtype),
+        "dtype": str(choose_dtype(config.compute.dtype, choose_device(config.compute.device))),
         "questions": config.seed,
         "lora": config.lora.model_dump(),
         "train": asdict(_train_settings(config, 0)) | {"checkpoint_steps": None},
-        "version": __version__,
-        "code": code,
+        "code": [code.run_fingerprint(_CODE), code.family_fingerprint(source, identity)],
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

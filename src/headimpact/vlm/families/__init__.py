@@ -6,8 +6,12 @@ stale.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-from headimpact.vlm.base import Vlm
+from headimpact.errors import InputError
+
+if TYPE_CHECKING:
+    from headimpact.vlm.base import Vlm
 
 FAMILIES = {
     "paligemma": "paligemma:PaliGemma2",
@@ -17,11 +21,25 @@ FAMILIES = {
 """By ``model_type`` of config.json: file and class."""
 
 
-def family_class(model_type: str) -> type[Vlm]:
-    """The class of a family.
+def model_type(source: str, config: object) -> str:
+    """The ``model_type`` of a checkpoint, from the content of its config.json.
+
+    Raises:
+        InputError: there is no family of that type.
+    """
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise InputError(
+            f"{source} is not supported: its model type is {kind}; supported are {', '.join(sorted(FAMILIES))}."
+        )
+    return kind
+
+
+def family_class(kind: str) -> "type[Vlm]":
+    """The class of the family of a ``model_type``.
 
     Raises:
         KeyError: there is no such family.
     """
-    module, name = FAMILIES[model_type].split(":")
+    module, name = FAMILIES[kind].split(":")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,0 +1,109 @@
+"""fingerprints.json: what the code of every step and of every model's family does, which the stages of DVC depend on.
+
+It is written anew by every command, and by ``headimpact write`` after an edit of the code and before ``dvc status`` or
+``dvc repro``; the hook of pre-commit does that, too.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import headimpact
+from headimpact.files import digest_file, read_json, write_json
+from headimpact.lifecycle import layout
+from headimpact.lifecycle.config import Config
+from headimpact.lifecycle.fingerprint import DIGITS, closure, family_modules, fingerprint
+from headimpact.lifecycle.registry import STEPS, Step
+
+SOURCE = Path(headimpact.__file__).parents[1]
+_FAMILIES = "headimpact.vlm.families"
+_CONFIG = "config.json"
+
+
+def step_fingerprint(step: Step) -> str:
+    """What the code of a step does: its file and all that it imports, but for the families.
+
+    How a step is run and tracked is no part of it (the other files of ``lifecycle``), nor how results are drawn, unless
+    figures are what it writes.
+    """
+    if step.code is not None:
+        own = tuple(f"headimpact.{name}" for name in step.code)
+        return fingerprint(_modules(own), lambda module: module not in _modules(own), SOURCE)
+
+    def stopped(module: str) -> bool:
+        plumbing = _within(module, "headimpact.lifecycle") and not _within(module, "headimpact.lifecycle.steps")
+        drawing = _within(module, "headimpact.report") and not step.draws
+        return plumbing or drawing or _within(module, _FAMILIES)
+
+    digest = fingerprint([step.module], stopped, SOURCE)
+    files = _data_files(closure([step.module], stopped, SOURCE))
+    return (
+        hashlib.sha256("".join([digest, *map(digest_file, files)]).encode()).hexdigest()[:DIGITS] if files else digest
+    )
+
+
+def run_fingerprint(roots: tuple[str, ...]) -> str:
+    """What some modules and all that they import do, but for the families and ``lifecycle``."""
+    return fingerprint(
+        [f"headimpact.{name}" for name in roots],
+        lambda module: _within(module, "headimpact.lifecycle") or _within(module, _FAMILIES),
+        SOURCE,
+    )
+
+
+def family_fingerprint(source: str, identity: Path) -> str:
+    """What the code of a base's family does, with all that it imports; of all families where it is not known yet.
+
+    Args:
+        source: folder or hub name.
+        identity: what the step identify wrote, if it ran.
+    """
+    kind = _family(source, identity)
+    try:
+        roots = _modules((_FAMILIES,)) if kind is None else family_modules(kind, SOURCE)
+    except KeyError:
+        roots = _modules((_FAMILIES,))
+    return fingerprint(roots, lambda module: module == _FAMILIES, SOURCE)
+
+
+def _family(source: str, identity: Path) -> str | None:
+    if (Path(source) / _CONFIG).is_file():
+        facts = read_json(Path(source) / _CONFIG)
+        return facts.get("model_type") if isinstance(facts, dict) else None
+    facts = read_json(identity) if identity.is_file() else {}
+    return facts.get("family") if facts.get("source") == source else None
+
+
+def refresh(config: Config) -> bool:
+    """Write fingerprints.json if it is not as the code is; True if it was not."""
+    families = {name: family_fingerprint(base.source, layout.identity(name)) for name, base in config.models.items()}
+    content = {"steps": {name: step_fingerprint(step) for name, step in STEPS.items()}, "families": families}
+    if layout.FINGERPRINTS.is_file() and read_json(layout.FINGERPRINTS) == content:
+        return False
+    write_json(layout.FINGERPRINTS, content)
+    return True
+
+
+def _data_files(modules: Sequence[str]) -> list[Path]:
+    """What lies beside the code of packages and is read by it: style sheets, templates, tables."""
+    packages = [SOURCE.joinpath(*module.split(".")) for module in modules]
+    return sorted(
+        path
+        for package in packages
+        for path in package.glob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    )
+
+
+def _within(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
+
+
+def _modules(names: tuple[str, ...]) -> list[str]:
+    """The modules that names of modules and packages stand for."""
+    found = []
+    for name in names:
+        path = SOURCE.joinpath(*name.split("."))
+        inside = sorted(path.glob("*.py")) if path.is_dir() else []
+        found += [f"{name}.{file.stem}" for file in inside if file.stem != "__init__"] or [name]
+    return found
