@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from headimpact.impact.head_impact import binarise
-from headimpact.vlm.tokengrid import TokenGrid
+from headimpact.vlm.tokengrid import TokenGrid, planes
 
 PICKED_HEADS = 10
 _NEIGHBOURS = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # the eight of the same map
@@ -26,7 +26,7 @@ def spatial_entropy(maps: Float[Tensor, "maps tokens"], grid: TokenGrid) -> Floa
     """
     attended = np.where(binarise(maps).numpy(), maps.numpy().astype(np.float64), 0.0)
     masses, owners = [], []
-    for plane in _planes(attended, grid):
+    for plane in planes(attended, grid):
         labels, count = cast(tuple[np.ndarray, int], ndimage.label(plane > 0, structure=_NEIGHBOURS))
         owner = np.zeros(count + 1, dtype=np.intp)
         owner[labels] = np.arange(len(plane))[:, None, None]
@@ -36,16 +36,6 @@ def spatial_entropy(maps: Float[Tensor, "maps tokens"], grid: TokenGrid) -> Floa
     total = np.bincount(owner, weights=mass, minlength=len(maps))
     part = mass / total[owner]
     return np.where(total > 0, np.bincount(owner, weights=-part * np.log(part), minlength=len(maps)), np.inf)
-
-
-def _planes(maps: Float[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Float[np.ndarray, "maps _rows _cols"]]:
-    """Attention maps laid out as the image: the crops joined (where there are any), and the whole."""
-    blocks = maps.reshape(len(maps), grid.blocks, grid.rows, grid.cols)
-    if grid.blocks == 1:
-        return [blocks[:, 0]]
-    crops = blocks[:, :-1].reshape(len(maps), grid.crop_rows, grid.crop_cols, grid.rows, grid.cols)
-    joined = crops.transpose(0, 1, 3, 2, 4).reshape(len(maps), grid.crop_rows * grid.rows, -1)
-    return [joined, blocks[:, -1]]
 
 
 def localisation(
