@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from headimpact import statistics
-from headimpact.data.coco import Sample, read_part
+from headimpact.data.coco import read_part
+from headimpact.data.samples import Sample
 from headimpact.engine.phrases import batches, phrase_nll
 from headimpact.evaluation.objects import draw_questions, evaluate_images
 from headimpact.impact.scoring import Scorer

@@ -9,8 +9,9 @@ import obvious
 import pytest
 import torch
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import phrases
 from headimpact.engine.phrases import phrase_nll
 from headimpact.errors import InputError
@@ -25,7 +26,7 @@ MASK = np.ones((2, 2), dtype=bool)
 
 def sample(image_id: int, *phrases: str) -> Sample:
     """An image that is never opened."""
-    objects = [coco.key_object(10 * image_id + i, phrase, MASK, 1.0) for i, phrase in enumerate(phrases)]
+    objects = [key_object(10 * image_id + i, phrase, MASK, 1.0) for i, phrase in enumerate(phrases)]
     return Sample(image_id, Path("none"), 2, 2, tuple(objects))
 
 
@@ -94,7 +95,7 @@ def test_batches():
 def samples(tmp_path_factory) -> list[Sample]:
     """Five images, among them one with a single object."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 1, "val": 1, "test": 5}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 5}, seed=0)
     test = coco.read_part(folder, "test")
     first = test[0]
     test[0] = Sample(first.id, first.path, first.width, first.height, first.objects[:1])

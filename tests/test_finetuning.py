@@ -8,7 +8,8 @@ import pytest
 from headimpact.adapters import cell, lora
 from headimpact.adapters.cell import Adapted, Parts
 from headimpact.adapters.training import TrainSettings
-from headimpact.data import coco, scenes
+from headimpact.data import coco
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.tiny import bases
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
@@ -34,7 +35,7 @@ def unwatched(items, total, what):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 2, "val": 2, "test": 2}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 2, "val": 2, "test": 2}, seed=0)
     return folder
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import psutil
@@ -55,6 +55,12 @@ def _remove_leftovers(path: Path) -> None:
         process = aside.name.split(".")[-2]
         if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a name leaves the folder that it is relative to, read as a POSIX or as a Windows path."""
+    windows = PureWindowsPath(name)
+    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
 
 def write_json(path: Path, value: Any) -> None:

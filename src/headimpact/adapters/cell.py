@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from headimpact.adapters import lora
 from headimpact.adapters.training import Record, Training, TrainSettings
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine.phrases import batches, phrase_nll
 from headimpact.evaluation.objects import draw_questions, evaluate_images
 from headimpact.vlm.base import Vlm

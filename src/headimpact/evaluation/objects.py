@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
 from headimpact.errors import InputError
 from headimpact.text import normalise

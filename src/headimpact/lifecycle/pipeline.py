@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headimpact.data import coco
+from headimpact.data import checking
 from headimpact.errors import InputError
 from headimpact.files import digest_file, digest_folder, read_json, write_json
 from headimpact.lifecycle import graph, layout
@@ -186,7 +186,7 @@ def verify(works: list[Work], config: Config) -> None:
         works = [above for work in works for above in upstream(work[0], config, work[1])]
         everything |= dict.fromkeys(works)
     if any(step == "data" for step, _ in everything) and layout.DATASET.exists():
-        coco.verify(layout.DATASET)
+        checking.verify(layout.DATASET)
     for model in dict.fromkeys(job.model for step, job in everything if step == "score"):
         verify_impact_table(model)
 

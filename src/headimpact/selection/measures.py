@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
