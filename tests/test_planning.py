@@ -12,9 +12,10 @@ from test_families import real
 
 from headimpact.adapters import cost, lora
 from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.lifecycle import config, layout, tracking
+from headimpact.lifecycle import config, layout, params, tracking
 from headimpact.lifecycle.steps import plan
 from headimpact.selection.setups import check_setup
 from headimpact.tiny import bases
@@ -73,9 +74,9 @@ def test_the_activations_are_about_what_the_backward_keeps(name):
 def _kept(model: Vlm, phrases: Sequence[str], images: int) -> int:
     """Bytes that autograd keeps for the backward of a training step."""
     masks = torch.ones(160, 160, dtype=torch.bool).numpy()
-    objects = tuple(coco.key_object(i, phrase, masks, 1.0) for i, phrase in enumerate(phrases))
+    objects = tuple(key_object(i, phrase, masks, 1.0) for i, phrase in enumerate(phrases))
 
-    class Blank(coco.Sample):
+    class Blank(Sample):
         def image(self) -> Image.Image:
             return Image.new("RGB", (160, 160), (90, 20, 200))
 
@@ -142,7 +143,7 @@ def settings(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv(tracking.RUN, raising=False)
     monkeypatch.setattr(cost, "measure_rate", lambda device, dtype: 1e9)
     overrides = {"train.batch_images": "4", "train.accumulation": "2"}
-    return config.load(project_root / "params.yaml", overrides)
+    return params.load(project_root / "params.yaml", overrides)
 
 
 JOB = config.Job("tiny-smolvlm", "top-4")
@@ -174,8 +175,8 @@ def test_a_plan_uses_the_datasets_own_images(settings, tmp_path, monkeypatch):
     samples = []
     mask = torch.ones(96, 160, dtype=torch.bool).numpy()
     for i in range(5):
-        objects = (coco.key_object(i, "red circle", mask, 1.0),)
-        samples.append(coco.Sample(i, tmp_path / f"{i}.png", 160, 96, objects))
+        objects = (key_object(i, "red circle", mask, 1.0),)
+        samples.append(Sample(i, tmp_path / f"{i}.png", 160, 96, objects))
     monkeypatch.setattr(plan, "read_part", lambda part: samples)
     path = coco.annotation_path(layout.DATASET, "train")
     path.parent.mkdir(parents=True)
