@@ -100,8 +100,8 @@ def check_current(step: Step, config: Config, model: str) -> None:
         edited |= before.get("families", {}).get(model) != after["families"][model]
     if edited:
         raise InputError(
-            f"The code of {step.name} was edited after {layout.FINGERPRINTS} was written, by which DVC knows it. The file "
-            "is up to date now: run the command again."
+            f"The code of {step.name} was edited after {layout.FINGERPRINTS} was written, by which DVC knows it. "
+            "The file is up to date now: run the command again."
         )
 
 
