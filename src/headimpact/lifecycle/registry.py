@@ -144,7 +144,7 @@ STEPS: dict[str, Step] = {
             untracked=_DEVICE,
             unused=("pretrain.models",),
             in_git=True,
-            code=("data.scenes", "tiny.bases", "tiny.pretraining"),
+            code=("data.scenes", "tiny"),
         ),
         Step(
             "identify",

@@ -17,7 +17,7 @@ from headimpact.data.coco import Sample
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import binarise
+from headimpact.impact.layer_scores import binarise
 from headimpact.statistics import clustered_means
 from headimpact.vlm import attention, packing
 from headimpact.vlm.base import Vlm

@@ -9,7 +9,7 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from headimpact import statistics
-from headimpact.adapters.cell import Adapted
+from headimpact.adapters.cell import Placement
 from headimpact.errors import InputError
 from headimpact.files import atomic_file
 from headimpact.selection.selection import Selection
@@ -50,7 +50,7 @@ class Contestant:
 class Run:
     """One training and its evaluation; of the original its evaluation alone."""
 
-    adapted: Adapted
+    adapted: Placement
     seed: int
 
     @property
@@ -61,7 +61,7 @@ class Run:
 
 
 _COLUMNS = ["context", *Key._fields, "trainable", *RESULTS]
-ORIGINAL = Run(Adapted(()), 0)
+ORIGINAL = Run(Placement(()), 0)
 
 
 @dataclass(frozen=True)
