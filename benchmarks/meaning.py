@@ -22,7 +22,8 @@ from rich.table import Table
 from headimpact import statistics
 from headimpact.data.coco import Sample, read_part
 from headimpact.engine.phrases import batches, phrase_nll
-from headimpact.evaluation.objects import draw_questions, evaluate_images
+from headimpact.evaluation.objects import evaluate_images
+from headimpact.evaluation.questions import draw_questions
 from headimpact.impact.scoring import Scorer
 from headimpact.lifecycle import config, layout
 from headimpact.tiny import bases

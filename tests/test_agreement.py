@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from headimpact.selection.agreement import agreement
-from headimpact.selection.selection import select
+from headimpact.selection.choice import select
 
 
 def test_agreement_of_every_pair():

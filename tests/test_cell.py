@@ -1,4 +1,4 @@
-"""A cell from the layers to the results: what is adapted, what it is known by, and that it is alive."""
+"""A cell from the layers to an adapter: what is adapted, what it is known by, and that it is alive."""
 
 import dataclasses
 from pathlib import Path
@@ -10,6 +10,8 @@ from headimpact.adapters import cell, lora
 from headimpact.adapters.cell import Placement, TrainingData
 from headimpact.adapters.training import TrainSettings
 from headimpact.data import coco, scenes
+from headimpact.engine.watch import unwatched
+from headimpact.evaluation.objects import evaluate
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
 TRAIN = TrainSettings(
@@ -25,10 +27,6 @@ TRAIN = TrainSettings(
     patience=9,
     checkpoint_steps=1,
 )
-
-
-def unwatched(items, total, what):
-    return items
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Placement, 
     vlm = fresh("idefics3")
     data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
-    before = cell.evaluate(vlm, test, 0, 2, unwatched)
+    before = evaluate(vlm, test, 0, 2, unwatched)
     steps = []
 
     def watch(items, total, what):
@@ -65,7 +63,7 @@ def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Placement, 
     assert lora.adapted_modules(peft_model) == sorted(vlm.projections(chosen.layers, LORA.targets))
     assert steps == [(1, "training")]
     assert {measured.metric for measured in history} == {"train/loss", "train/lr", "val/perplexity"}
-    after = cell.evaluate(vlm, test, 0, 2, unwatched)
+    after = evaluate(vlm, test, 0, 2, unwatched)
     assert after["object_id"].tolist() == before["object_id"].tolist()
     assert (after["nll"] != before["nll"]).any()
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from tournaments import COLUMNS, comparison, make, only, seeded
+from tournaments import COLUMNS, make, only, seeded
 
 from headimpact import statistics
 from headimpact.errors import InputError
-from headimpact.tournament.comparison import Runs, Spread, Tournament, analyse, images_needed, smallest_visible
+from headimpact.tournament.comparison import Tournament, analyse
+from headimpact.tournament.power import images_needed, smallest_visible
+from headimpact.tournament.runs import Runs
 
 # --- intervals ---------------------------------------------------------------------------------------
 
@@ -17,14 +19,14 @@ from headimpact.tournament.comparison import Runs, Spread, Tournament, analyse, 
 def test_where_runs_do_not_vary_the_intervals_are_those_of_the_metrics():
     runs = make(seeded("top", "last"), twins=True)
     found = analyse(runs)
-    level = 0.05 / 3  # one rival, one K, three measures
-    for measure, column, sign in (("perplexity", "nll", -1), ("ans_prob", "ans_prob", 1)):
+    level = 0.05 / 3  # one rival, one K, three metrics
+    for metric, column, sign in (("perplexity", "nll", -1), ("ans_prob", "ans_prob", 1)):
         paired = statistics.paired_perplexity_difference if column == "nll" else statistics.paired_difference
         top, last, before = runs.adapted[column][0], runs.adapted[column][3], runs.original[column]
-        change, wanted = only(found.changes, rule="top", measure=measure), paired(top, before, runs.images)
+        change, wanted = only(found.changes, rule="top", metric=metric), paired(top, before, runs.images)
         assert (change.value, change.se) == pytest.approx((wanted.value, wanted.se))
         assert (change.low, change.high) == pytest.approx((wanted.low, wanted.high))
-        comparison, against = only(found.comparisons, measure=measure), paired(top, last, runs.images, 1 - level)
+        comparison, against = only(found.comparisons, metric=metric), paired(top, last, runs.images, 1 - level)
         assert comparison.advantage == pytest.approx(sign * against.value)
         assert comparison.high - comparison.low == pytest.approx(against.high - against.low)
         assert comparison.p_value == pytest.approx(min(3 * against.p_value, 1), rel=1e-5)
@@ -37,12 +39,12 @@ def test_where_images_do_not_vary_the_intervals_are_those_of_the_runs():
     mean = runs.adapted["ans_prob"].mean(1) - runs.original["ans_prob"].mean()
     by_draw = mean[8:].reshape(5, 2).mean(1)  # a draw is the mean over its seeds
     for rule, units in (("top", mean[:4]), ("random", by_draw)):
-        change = only(found.changes, rule=rule, measure="ans_prob")
+        change = only(found.changes, rule=rule, metric="ans_prob")
         interval = stats.ttest_1samp(units, 0).confidence_interval(0.95)
         assert change.runs == len(units)
         assert (change.value, change.se) == pytest.approx((units.mean(), stats.sem(units)))
         assert (change.low, change.high) == pytest.approx((interval.low, interval.high))
-    comparison = only(found.comparisons, measure="ans_prob", rival="random")
+    comparison = only(found.comparisons, metric="ans_prob", rival="random")
     own, pooled = mean[:4].var(ddof=1), (mean[:4].var(ddof=1) + mean[4:8].var(ddof=1)) / 2
     shared = max(own, pooled)
     assert comparison.advantage == pytest.approx(mean[:4].mean() - by_draw.mean())
@@ -58,7 +60,7 @@ def test_where_images_do_not_vary_the_intervals_are_those_of_the_runs():
 
 def test_variance_is_that_of_crossed_random_effects():
     runs = make(seeded("top", "last", seeds=4), per_image=(2, 2))
-    change = only(analyse(runs).changes, rule="top", measure="accuracy")
+    change = only(analyse(runs).changes, rule="top", metric="accuracy")
     order = np.argsort(runs.images, kind="stable")
     cells = (runs.adapted["correct"][:4] - runs.original["correct"])[:, order].reshape(4, 40, 2).mean(2)
     rows, columns, grand = cells.mean(1, keepdims=True), cells.mean(0, keepdims=True), cells.mean()
@@ -90,10 +92,10 @@ def test_standard_errors_are_those_of_a_plain_bootstrap_over_images():
     # 1500 draws: 1.8 % of itself, three times that, and 2 % for 60 images.
     runs = make(seeded("top", "last", seeds=2), images=60, twins=True)
     found = analyse(runs)
-    change = only(found.changes, rule="top", measure="perplexity")
+    change = only(found.changes, rule="top", metric="perplexity")
     by_images = plain_bootstrap(runs, lambda top, _, before: top - before, False, 1500)
     assert change.se == pytest.approx(by_images, rel=0.075)
-    comparison = only(found.comparisons, measure="perplexity")
+    comparison = only(found.comparisons, metric="perplexity")
     assert comparison.se == pytest.approx(
         plain_bootstrap(runs, lambda top, last, _: last - top, False, 1500), rel=0.075
     )
@@ -103,7 +105,7 @@ def test_standard_errors_are_those_of_a_plain_bootstrap_over_images_and_runs():
     # Resampling 24 runs loses 1 / 24 of their variance, and the interaction is counted once more.
     runs = make(seeded("top", "last", seeds=24), images=60, run_sd=0.3)
     found = analyse(runs)
-    change = only(found.changes, rule="top", measure="perplexity")
+    change = only(found.changes, rule="top", metric="perplexity")
     both = plain_bootstrap(runs, lambda top, _, before: top - before, True, 1500)
     assert change.se == pytest.approx(both, rel=0.1)
     assert both > 1.2 * plain_bootstrap(runs, lambda top, _, before: top - before, False, 500)
@@ -115,10 +117,10 @@ def test_a_rule_that_happens_to_vary_little_has_the_spread_of_all():
     still[:3] = still[:3].mean(0)
     found = analyse(replace(runs, adapted=dict(runs.adapted) | {"correct": still}))
     spreads = still.mean(1).reshape(6, 3).var(1, ddof=1)[:4]
-    comparison = only(found.comparisons, measure="accuracy", k=4, rival="a")
+    comparison = only(found.comparisons, metric="accuracy", k=4, rival="a")
     assert spreads[0] == pytest.approx(0)
     assert comparison.se**2 == pytest.approx((spreads.mean() + max(spreads[1], spreads.mean())) / 3)
-    assert only(found.changes, rule="top", k=4, measure="accuracy").se == pytest.approx(0)
+    assert only(found.changes, rule="top", k=4, metric="accuracy").se == pytest.approx(0)
 
 
 def test_better_is_less_perplexity_and_more_of_the_rest():
@@ -127,9 +129,9 @@ def test_better_is_less_perplexity_and_more_of_the_rest():
     for figures in worse.values():
         figures[3:] = figures[:3] + 0.5
     found = analyse(replace(runs, adapted=worse))
-    assert only(found.comparisons, measure="perplexity").winner == "top"
-    assert only(found.comparisons, measure="accuracy").winner == "last"
-    assert only(found.comparisons, measure="ans_prob").advantage == pytest.approx(-0.5)
+    assert only(found.comparisons, metric="perplexity").winner == "top"
+    assert only(found.comparisons, metric="accuracy").winner == "last"
+    assert only(found.comparisons, metric="ans_prob").advantage == pytest.approx(-0.5)
 
 
 def test_champions_mirror_each_other():
@@ -148,7 +150,7 @@ def test_runs_that_equal_the_original_do_not_differ():
     assert {(c.low, c.high, c.p_value, c.same, c.winner) for c in found.comparisons} == {(0, 0, 1, True, None)}
     certain = dict(same) | {"nll": same["nll"] + np.repeat([[0.0], [1.0]], 3, 0)}
     spread = analyse(replace(runs, adapted=certain, original=dict(runs.original) | {"nll": np.ones(len(runs.images))}))
-    assert only(spread.comparisons, measure="accuracy").p_value == 1
+    assert only(spread.comparisons, metric="accuracy").p_value == 1
 
 
 # --- many comparisons --------------------------------------------------------------------------------
@@ -198,16 +200,16 @@ def test_the_champions_own_layers_are_no_comparison():
 def test_rivals_with_the_same_layers_count_once():
     plain = make(seeded("top", "last", "a"))
     found, without = analyse(with_copy(plain, "last", "knockout")), analyse(plain)
-    for measure in ("perplexity", "accuracy", "ans_prob"):
-        copy, last = (only(found.comparisons, measure=measure, rival=rival) for rival in ("knockout", "last"))
+    for metric in ("perplexity", "accuracy", "ans_prob"):
+        copy, last = (only(found.comparisons, metric=metric, rival=rival) for rival in ("knockout", "last"))
         assert (copy.twins, last.twins) == (("last",), ("knockout",))
-        assert replace(copy, rival="last", twins=()) == only(without.comparisons, measure=measure, rival="last")
-        assert replace(last, twins=()) == only(without.comparisons, measure=measure, rival="last")
+        assert replace(copy, rival="last", twins=()) == only(without.comparisons, metric=metric, rival="last")
+        assert replace(last, twins=()) == only(without.comparisons, metric=metric, rival="last")
 
 
 def test_rules_that_share_a_run_have_the_runs_of_both():
     found = analyse(with_copy(make(seeded("top", "last")), "top", "excess", seeds=(2, 3)))
-    same, top = (only(found.changes, rule=rule, measure="accuracy") for rule in ("excess", "top"))
+    same, top = (only(found.changes, rule=rule, metric="accuracy") for rule in ("excess", "top"))
     assert same.runs == 4
     assert replace(same, rule="top") == top
     assert all(c.low == c.high == 0 for c in found.comparisons if c.rival == "excess")
@@ -236,7 +238,7 @@ def test_more_rivals_and_more_confidence_widen_the_intervals_of_comparisons():
     many = analyse(make([*keys, *seeded("top", "a", k=1)]))
 
     def width(found: Tournament) -> float:
-        comparison = only(found.comparisons, k=4, measure="accuracy", rival="a")
+        comparison = only(found.comparisons, k=4, metric="accuracy", rival="a")
         return (comparison.high - comparison.low) / comparison.se
 
     assert width(few) < width(many)
@@ -265,38 +267,3 @@ def test_what_cannot_be_compared_is_refused():
         analyse(make(seeded("top", "last"), images=1))
     with pytest.raises(InputError, match=r"confidence is 95\.0; give a share between 0 and 1"):
         analyse(make(seeded("top", "last")), confidence=95.0)
-
-
-# --- how many images ---------------------------------------------------------------------------------
-
-
-def test_images_needed_is_the_formula_where_only_images_matter():
-    z = stats.norm.ppf(0.8)
-    assert images_needed(comparison(), 0.05) == np.ceil(300 * 5e-4 * ((3 + z) / 0.05) ** 2)
-    assert images_needed(comparison(), 0.025) == pytest.approx(4 * images_needed(comparison(), 0.05), abs=4)
-    assert images_needed(comparison(), 0.05, power=0.9) > images_needed(comparison(), 0.05)
-    assert images_needed(comparison(), 100.0) == 2
-
-
-def test_no_number_of_images_helps_where_the_runs_vary():
-    varying = replace(comparison(), spread=Spread(4e-4, 1e-4, 1e-3, 3.0, 5.0))
-    limit = (5 + stats.norm.ppf(0.8)) * np.sqrt(1e-3)
-    assert images_needed(varying, limit * 0.99) == np.inf
-    assert np.isfinite(images_needed(varying, limit * 1.01))
-
-
-def test_what_is_visible_now_needs_the_images_of_now():
-    for found in analyse(make(seeded("top", "a", "b"))).comparisons:
-        assert images_needed(found, smallest_visible(found)) == found.images
-        half = (found.high - found.low) / 2
-        assert smallest_visible(found) == pytest.approx(half + stats.norm.ppf(0.8) * found.se)
-        assert smallest_visible(found, power=0.5) == pytest.approx(half)
-
-
-def test_odd_wishes_are_refused():
-    with pytest.raises(InputError, match=r"The difference to be seen is 0\.0: give a number above 0\."):
-        images_needed(comparison(), 0.0)
-    with pytest.raises(InputError, match=r"power is 80\.0; give a share from 0\.5 to below 1"):
-        images_needed(comparison(), 0.1, power=80.0)
-    with pytest.raises(InputError, match=r"power is 1\.0; give a share from 0\.5 to below 1"):
-        smallest_visible(comparison(), power=1.0)

@@ -87,5 +87,36 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes):
     with pytest.raises(InputError, match=r"tiny\.parquet is damaged .*its runs are trained again"):
         contest.read_runs(path, "now")
     pd.DataFrame({"nll": [1.0]}).to_parquet(path)
-    with pytest.raises(InputError, match=r"tiny\.parquet is damaged"):
+    with pytest.raises(InputError, match=r"tiny\.parquet is damaged \(it lacks context, layers, ranks"):
         contest.read_runs(path, "now")
+
+
+def test_runs_evaluated_before_a_metric_existed_are_missing_until_they_are_made_again(tmp_path: Path):
+    path, first, second = tmp_path / "tiny.parquet", Run(Placement((0,)), 0), Run(Placement((2,)), 0)
+    for context, run in (("before", first), ("now", first), ("now", second)):
+        contest.keep(path, context, run, 20, objects(4.0))
+    assert contest.outdated(path, "now") is None
+    complete = pd.read_parquet(path)
+    complete.drop(columns="correct").to_parquet(path)
+    assert contest.finished(contest.read_runs(path, "now")) == set()
+    assert "2 of the runs in" in str(contest.outdated(path, "now"))
+    contest.keep(path, "now", first, 20, objects(5.0))
+    notice = contest.outdated(path, "now")
+    assert notice is not None
+    assert f"1 of the runs in {path} were evaluated before there was the metric accuracy" in notice
+    assert "damaged" not in notice
+    table = contest.read_runs(path, "now")
+    assert contest.finished(table) == {first.key}
+    assert table["correct"].tolist() == [True, False, True]
+    assert contest.cells(contest_of(first), table, 8)["accuracy"].tolist() == [pytest.approx(2 / 3)]
+    contest.keep(path, "now", second, 20, objects(4.0))
+    assert contest.outdated(path, "now") is None
+    kept = pd.read_parquet(path)
+    assert len(kept) == len(complete)  # nothing twice
+    assert kept.loc[kept["context"] == "before", "nll"].tolist() == [4.0, 1.0, 2.0]
+
+
+def test_a_run_with_a_figure_that_is_not_a_number_is_not_taken_for_an_old_one(tmp_path: Path):
+    contest.keep(tmp_path / "runs", "now", ORIGINAL, 0, objects(np.nan))
+    assert contest.outdated(tmp_path / "runs", "now") is None
+    assert contest.finished(contest.read_runs(tmp_path / "runs", "now")) == {ORIGINAL.key}

@@ -12,7 +12,7 @@ from PIL import Image
 from headimpact.adapters import cost, lora
 from headimpact.data import coco
 from headimpact.engine.phrases import caption_loss
-from headimpact.selection.selection import check_setup
+from headimpact.selection.setups import check_setup
 from headimpact.vlm.base import Vlm
 
 SETTINGS = lora.LoraSettings(rank=8, alpha=16, targets=("q_proj", "k_proj", "v_proj"))

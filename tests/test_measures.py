@@ -8,7 +8,6 @@ import numpy as np
 import obvious
 import pytest
 import torch
-from torch import Tensor
 
 from headimpact.data import coco, scenes
 from headimpact.data.coco import Sample
@@ -16,7 +15,9 @@ from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
 from headimpact.impact.scoring import Scorer
 from headimpact.selection import measures
-from headimpact.selection.selection import select
+from headimpact.selection.choice import select
+from headimpact.selection.localisation import PICKED_HEADS
+from headimpact.selection.rules import MEASURES
 from headimpact.tiny import bases
 from headimpact.vlm import attention, loading
 from headimpact.vlm.base import Vlm
@@ -96,7 +97,7 @@ def blind(vlm: Vlm, layers: list[int], monkeypatch) -> None:
         visual = torch.zeros(batch.ids.shape, dtype=torch.bool)
         for row, index in enumerate(batch.visual):
             visual[row, index] = True
-        with measures.cut(vlm, layers, ~visual[:, None, :, None] & visual[:, None, None, :]):
+        with measures.attention_blocked(vlm, layers, ~visual[:, None, :, None] & visual[:, None, None, :]):
             return whole(batch, features, capture)
 
     monkeypatch.setattr(vlm, "hidden_states", hidden_states)
@@ -107,7 +108,7 @@ def test_a_layer_that_is_blind_already_has_nothing_to_lose(vlm, samples, monkeyp
     found = measures.knockout(vlm, samples[:2])
     assert (found[:, [2, 7]] == 0).all()
     assert (found[:, [3, 6]] != 0).any(axis=0).all()
-    assert (measures.look(vlm, samples[:2]).share[:, [2, 7]] == 0).all()
+    assert (measures.image_attention(vlm, samples[:2]).share[:, [2, 7]] == 0).all()
 
 
 # ---- gradient
@@ -152,7 +153,7 @@ def test_gradient_leaves_no_trace_and_needs_none(smolvlm, samples):
     assert all(parameter.grad is None for parameter in smolvlm.model.parameters())
 
 
-# ---- looks
+# ---- attention to the image
 
 
 def flood(bits: np.ndarray) -> list[list[tuple[int, int]]]:
@@ -181,8 +182,8 @@ def naive_entropy(row: np.ndarray, grid: TokenGrid) -> float:
     return -sum(mass / sum(masses) * math.log(mass / sum(masses)) for mass in masses)
 
 
-def test_looks_equal_eager_maps_one_at_a_time(vlm, samples):
-    found = measures.look(vlm, samples[:3])
+def test_image_attention_equals_eager_maps_one_at_a_time(vlm, samples):
+    found = measures.image_attention(vlm, samples[:3])
     for share, entropy, (encoded, tokens) in zip(found.share, found.entropy, objects(vlm, samples[:3]), strict=True):
         maps = obvious.attention_maps(vlm, tokens, encoded)[:, :, tokens.target][..., tokens.visual].mean(dim=2)
         np.testing.assert_allclose(share, maps.sum(-1), atol=1e-5)
@@ -210,10 +211,10 @@ def swap_heads(vlm: Vlm, layer: int) -> list[int]:
 @pytest.mark.parametrize("name", bases.TINY)
 def test_heads_that_change_places_take_their_scores_along(name, samples):
     base = bases.build(name, 3)
-    before, gradient = measures.look(base, samples[:2]), measures.gradient(base, samples[0], TARGETS)
+    before, gradient = measures.image_attention(base, samples[:2]), measures.gradient(base, samples[0], TARGETS)
     knockout = measures.knockout(base, samples[:2])
     moved = swap_heads(base, 4)
-    after = measures.look(base, samples[:2])
+    after = measures.image_attention(base, samples[:2])
     np.testing.assert_allclose(after.share[:, 4], before.share[:, 4][:, moved], atol=1e-5)
     np.testing.assert_allclose(after.entropy[:, 4], before.entropy[:, 4][:, moved], atol=1e-3)
     np.testing.assert_allclose(after.share[:, 5], before.share[:, 5], atol=1e-5)
@@ -221,83 +222,27 @@ def test_heads_that_change_places_take_their_scores_along(name, samples):
     np.testing.assert_allclose(measures.knockout(base, samples[:2]), knockout, atol=1e-4)
 
 
-# ---- localisation
-
-
-def picture(*rows: str) -> Tensor:
-    """Attention from a drawing: a digit is a weight, a point none."""
-    return torch.tensor([[0.0 if cell == "." else float(cell) for cell in row] for row in rows]).flatten()
-
-
-@pytest.mark.parametrize(
-    ("rows", "entropy"),
-    [
-        (["9...", "....", "....", "...."], 0.0),
-        (["9...", "9...", ".9..", "...."], 0.0),  # corners touch
-        (["9...", "....", "....", "...9"], math.log(2)),
-        (["6...", "....", ".3..", "...."], -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))),
-        (["91..", "....", "....", "...."], 0.0),  # the 1 is at most the mean: no part of the region
-        (["5555", "5555", "5555", "5555"], math.inf),
-        (["....", "....", "....", "...."], math.inf),
-    ],
-)
-def test_spatial_entropy_by_hand(rows, entropy):
-    """Beside another map, which must not matter."""
-    other = picture("9.9.", "....", "9.9.", "....")
-    found = measures.spatial_entropy(torch.stack([picture(*rows), other]), TokenGrid(4, 4))
-    assert found == pytest.approx([entropy, math.log(4)])
-
-
-def test_crops_are_joined_and_the_whole_image_is_a_map_of_its_own():
-    left, right, whole = picture("..", ".9"), picture("..", "9."), picture("..", "..")
-    grid = TokenGrid(2, 2, 1, 2)
-    maps = torch.stack([torch.cat([left, right, whole]), torch.cat([left, whole, right])])
-    assert measures.spatial_entropy(maps, grid) == pytest.approx([0, math.log(2)])
-    above, below = picture("..", ".9"), picture(".9", "..")
-    maps = torch.cat([above, below, whole])[None]
-    assert measures.spatial_entropy(maps, TokenGrid(2, 2, 2, 1)) == pytest.approx([0])
-
-
-@pytest.mark.parametrize(
-    ("values", "elbow"),
-    [
-        ([0.9, 0.1, 0.12, 0.11, 0.13], 0.13),  # few are high
-        ([0.9, 0.1, 0.92, 0.91, 0.93], 0.9),  # few are low
-        ([0.3, 0.3, 0.3], 0.3),
-        ([0.7], 0.7),
-    ],
-)
-def test_elbow_by_hand(values, elbow):
-    assert measures.elbow(np.array(values)) == elbow
-
-
-def test_localisation_by_hand():
-    """Heads that do not look at the image are out; the most concentrated are picked; equal ones share a place."""
-    share = np.array([[[0.01, 0.8], [0.82, 0.81]]]).repeat(2, axis=0)
-    entropy = np.array([[[0.0, 0.5], [0.2, 0.9]], [[0.0, 0.7], [0.7, np.inf]]])
-    found = measures.localisation(share, entropy, picked=1)
-    assert found.tolist() == [[0.0, 0.25], [0.75, 0.0]]
-    found = measures.localisation(share, entropy, picked=10)
-    assert found.tolist() == [[0.0, 1.0], [1.0, 0.5]]
-
-
 # ---- all together
 
 
 def test_measure_joins_all_groups(smolvlm, samples):
     found = measures.measure(smolvlm, [samples[:2], samples[2:3]], TARGETS)
+    values = found.values
     knockout = measures.knockout(smolvlm, samples[:3])
-    looks = measures.look(smolvlm, samples[:3])
+    attended = measures.image_attention(smolvlm, samples[:3])
     gradients = [measures.gradient(smolvlm, sample, TARGETS) for sample in samples[:3]]
-    np.testing.assert_allclose(found.gradient, np.mean(gradients, axis=0))
-    np.testing.assert_allclose(found.knockout, knockout.mean(axis=0), atol=1e-5)
-    assert (found.knockout_se > 0).all()
-    np.testing.assert_allclose(found.share, looks.share.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(values["gradient"], np.mean(gradients, axis=0))
+    np.testing.assert_allclose(values["knockout"], knockout.mean(axis=0), atol=1e-5)
+    assert (found.errors["knockout"] > 0).all()
+    np.testing.assert_allclose(values["share"], attended.share.mean(axis=0), atol=1e-5)
+    assert set(values) == {name for name, measure in MEASURES.items() if not measure.in_impact_table}
     table = found.table()
     assert list(table) == ["layer", "gradient", "knockout", "knockout_se", "share", "localisation"]
     assert table["layer"].tolist() == list(range(14))
-    np.testing.assert_allclose(table["localisation"], found.localisation.mean(axis=1))
-    assert found.localisation.sum() <= measures.PICKED_HEADS + 1e-9
+    np.testing.assert_allclose(table["share"], values["share"].mean(axis=1))
+    np.testing.assert_allclose(table["localisation"], values["localisation"].mean(axis=1))
+    np.testing.assert_array_equal(table["knockout_se"], found.errors["knockout"])
+    assert values["localisation"].sum() <= PICKED_HEADS + 1e-9
 
 
 def test_nothing_to_measure_is_refused(smolvlm):
@@ -309,7 +254,7 @@ def test_a_phrase_without_tokens_is_refused(smolvlm, samples, monkeypatch):
     real = smolvlm.tokenize
     empty = torch.empty(0, dtype=torch.long)
     monkeypatch.setattr(smolvlm, "tokenize", lambda *a: dataclasses.replace(real(*a), target=empty))
-    for function in (measures.knockout, measures.look):
+    for function in (measures.knockout, measures.image_attention):
         with pytest.raises(InputError, match=f"^Image {samples[0].id} has an object whose phrase has no token"):
             function(smolvlm, samples[:1])
 
@@ -346,13 +291,11 @@ def test_a_planted_layer_is_found_by_what_is_measured_and_not_by_position(
         "hi": impact.hi,
         "excess": (impact.iou - impact.chance).mean(axis=0),
         "auroc": impact.auroc.mean(axis=0),
-        "gradient": found.gradient,
-        "knockout": found.knockout,
-        "share": found.share,
+        **{name: found.values[name] for name in ("gradient", "knockout", "share")},
     }
     for rule in ("top", "excess", "gradient", "knockout", "share"):
         assert select(f"{rule}-1", measured, seed=0).layers == (layer,), rule
-    assert found.knockout[layer] > 3 * found.knockout_se[layer]
+    assert found.values["knockout"][layer] > 3 * found.errors["knockout"][layer]
     for rule in ("first", "middle", "last", "uniform"):
         for count in (1, 4):
             assert layer not in select(f"{rule}-{count}", measured, seed=0).layers

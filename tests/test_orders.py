@@ -11,8 +11,9 @@ from headimpact.data import coco, scenes
 from headimpact.data.coco import Sample
 from headimpact.errors import InputError
 from headimpact.evaluation import orders
-from headimpact.evaluation.objects import Question, draw_questions, evaluate_images
+from headimpact.evaluation.objects import evaluate_images
 from headimpact.evaluation.orders import ORDERS, answer_orders, ask_in_orders
+from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.text import normalise
 from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm

@@ -4,17 +4,17 @@ import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
-from typing import cast
 
 import pytest
 import yaml
 
 from headimpact.errors import InputError
 from headimpact.files import digest_file, write_json
-from headimpact.lifecycle import graph, layout, pipeline
-from headimpact.lifecycle.config import Config, Job, Step, load
+from headimpact.lifecycle import graph, jobs, layout, pipeline, written
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.params import load
+from headimpact.lifecycle.registry import STEPS
 from headimpact.lifecycle.summary import Summary
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,7 @@ SOURCES = ["download", "ground", "segment"]
 SCRIPT = """
 import hashlib, json, os, pathlib, sys
 step, _, model, _, setup = [*sys.argv[1:], *[""] * 4][:5]
+alias = setup.replace(":", "-").replace(",", "-")
 if os.path.exists("fail"):
     sys.exit(int(open("fail").read()))
 with open("log.txt", "a") as log:
@@ -36,32 +37,37 @@ targets = {
     "pretrain": [f"models/bases/{model}/content"],
     "score": [f"outputs/impact/{model}/{name}" for name in ("impact.csv", "objects.parquet", "summary.json")],
     "measure": [f"outputs/measures/{model}.csv"],
+    "identify": [f"models/identities/{model}.json"],
     "examine": [f"outputs/examination/{model}/content"],
-    "select": [f"outputs/selection/{model}/{setup}.json"],
-    "finetune": [f"outputs/finetune/{model}/{setup}/content"],
+    "select": [f"outputs/selection/{model}/{alias}.json"],
+    "finetune": [f"outputs/finetune/{model}/{alias}/content"],
+    "evaluate": [f"outputs/evaluation/{model}/{alias}/content"],
     "tournament": ["outputs/tournament/content"],
-    "answer": [f"outputs/answers/{model}/{setup}/content"],
+    "answer": [f"outputs/answers/{model}/{alias}/content"],
     "report": ["reports/content"],
 }
 for target in map(pathlib.Path, targets[step]):
     target.parent.mkdir(parents=True, exist_ok=True)
     text = open("params.yaml").read()
     digest = {"table_digest": hashlib.sha256(text.encode()).hexdigest()}
-    target.write_text(json.dumps(digest) if target.name == "summary.json" else text)
+    facts = {"summary.json": digest, f"{model}.json": {"source": ""}}
+    target.write_text(json.dumps(facts[target.name]) if target.name in facts else text)
 """
 
 
-def write_output(step: Step, config: Config, job: Job) -> Summary:
+def write_output(step: str, config: Config, job: Job) -> Summary:
     """A step that writes the values it was given."""
     with Path("log.txt").open("a") as log:
-        name = pipeline.stage_name(step, config, job) or f"{step} {job.model} {job.setup}"
-        log.write(f"{name} run={os.environ.get('MLFLOW_RUN_ID')}\n")
-    target = pipeline.output(step, config, job)
+        log.write(f"{jobs.stage_name((step, job), config)} run={os.environ.get('MLFLOW_RUN_ID')}\n")
+    target = jobs.output((step, job))
     if step == "score":
         layout.impact(job.model).mkdir(parents=True, exist_ok=True)
         layout.impact_table(job.model).write_text(yaml.safe_dump(config.model_dump(mode="json")))
         layout.impact_objects(job.model).write_text(layout.impact_table(job.model).read_text())
         write_json(layout.impact_summary(job.model), {"table_digest": digest_file(layout.impact_table(job.model))})
+        return Summary(step, [])
+    if step == "identify":
+        write_json(layout.identity(job.model), {"source": ""})
         return Summary(step, [])
     if step == "data":
         layout.DATASET_LOOK.mkdir(parents=True, exist_ok=True)
@@ -71,11 +77,11 @@ def write_output(step: Step, config: Config, job: Job) -> Summary:
     return Summary(step, [])
 
 
-def run(step: Step, job: Job = TOP, **overrides: str) -> None:
+def run(step: str, job: Job = TOP, **overrides: str) -> None:
     """A direct run, as from the command line."""
     config = load(layout.PARAMS, {key.replace("__", "."): text for key, text in overrides.items()})
     overridden = config != load(layout.PARAMS)
-    pipeline.run(step, config, job, overridden, lambda c, j: write_output(step, c, j))
+    pipeline.run(step, config, job, overridden, lambda name: lambda c, j: write_output(name, c, j))
 
 
 def ran(sources: bool = False) -> list[str]:
@@ -98,19 +104,15 @@ def set_value(pattern: str, replacement: str) -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The real dvc.yaml and params.yaml in a folder of their own: one model, two setups, a short script."""
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    values["grid"] = {"models": [MODEL], "setups": ["top-4", "full"]}
+    values["grid"] = {"models": [MODEL], "setups": ["original", "top-4", "full"]}
+    values["pretrain"]["models"] = [MODEL]
     values["tournament"]["models"] = [MODEL]
     root = tmp_path / "project"
     root.mkdir()
     (root / "params.yaml").write_text(yaml.safe_dump(values))
-    graph_text = (PROJECT / "dvc.yaml").read_text()
-    (root / "dvc.yaml").write_text(graph_text.replace("PYTHONPATH=src headimpact", "python -I -S script.py"))
+    monkeypatch.setattr(written, "_PYTHON", "python -I -S script.py")
+    (root / "dvc.yaml").write_text(written.graph())
     (root / "script.py").write_text(SCRIPT)
-    for stage_ in yaml.safe_load(graph_text)["stages"].values():
-        for code in (path for path in stage_["deps"] if path.startswith("src/")):
-            path = root / code / "code.py" if not code.endswith(".py") else root / code
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("# code\n")
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
     for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
@@ -130,15 +132,19 @@ def in_git(project: Path) -> None:
 def test_what_is_missing_is_built_first_and_the_result_is_recorded(project: Path, in_git: None) -> None:
     run("finetune")
     *above, last = ran()
+    assert last == f"evaluate@{MODEL}-top-4"
     assert sorted(above) == [
         "data",
-        f"original@{MODEL}",
+        f"evaluate@{MODEL}-original",
+        f"finetune@{MODEL}-original",
+        f"finetune@{MODEL}-top-4",
+        f"identify@{MODEL}",
         f"pretrain@{MODEL}",
         f"score@{MODEL}",
+        f"select@{MODEL}-original",
         f"select@{MODEL}-top-4",
     ]
-    assert last == f"finetune@{MODEL}-top-4"
-    graph.reproduce([f"finetune@{MODEL}-top-4"])
+    graph.reproduce([f"evaluate@{MODEL}-top-4"])
     assert ran() == []
 
 
@@ -163,28 +169,32 @@ def test_stages_do_not_inherit_the_run_that_mlflow_opened(
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123")
     run("score")
     lines = Path("log.txt").read_text().splitlines()
-    assert sorted(lines[:-1]) == sorted(f"{stage} run=None" for stage in ("data", *SOURCES, f"pretrain@{MODEL}"))
+    assert sorted(lines[:-1]) == sorted(
+        f"{stage} run=None" for stage in ("data", *SOURCES, f"identify@{MODEL}", f"pretrain@{MODEL}")
+    )
     assert lines[-1] == f"score@{MODEL} run=0123"
     assert os.environ["MLFLOW_RUN_ID"] == "0123"
 
 
 def test_a_second_repro_does_nothing(project: Path, in_git: None) -> None:
     config = load(layout.PARAMS)
-    assert pipeline.run_grid(config) == 18
-    assert len(ran(sources=True)) == 18
+    assert pipeline.run_grid(config) == 23
+    assert len(ran(sources=True)) == 23
     assert pipeline.run_grid(config) == 0
     assert ran() == []
 
 
 def test_an_overridden_result_is_not_recorded_and_made_again(project: Path, in_git: None) -> None:
     run("finetune")
-    written = layout.finetune(MODEL, "top-4") / "content"
-    wanted = written.read_text()
+    adapter = layout.finetune(MODEL, "top-4") / "content"
+    wanted = adapter.read_text()
+    ran()
     run("finetune", train__lr="0.5")
-    assert "lr: 0.5" in written.read_text()
+    assert "lr: 0.5" in adapter.read_text()
+    assert ran() == [f"finetune@{MODEL}-top-4", f"evaluate@{MODEL}-top-4"]  # of the adapter with other values
     assert graph.stale([f"finetune@{MODEL}-top-4"]) == [f"finetune@{MODEL}-top-4"]
     graph.reproduce([f"finetune@{MODEL}-top-4"])
-    assert written.read_text() == wanted
+    assert adapter.read_text() == wanted
 
 
 def test_the_first_result_of_all_being_overridden_is_made_again(project: Path, in_git: None) -> None:
@@ -201,7 +211,8 @@ def test_only_what_a_changed_value_concerns_is_made_again(project: Path, in_git:
     assert graph.stale([f"finetune@{MODEL}-top-4"]) == [f"finetune@{MODEL}-top-4"]
     set_value(r"mask_threshold: 0.5", "mask_threshold: 0.4")
     run("finetune")
-    assert ran() == [f"score@{MODEL}", f"select@{MODEL}-top-4", f"finetune@{MODEL}-top-4"]
+    after = [f"score@{MODEL}", f"select@{MODEL}-top-4", f"finetune@{MODEL}-top-4", f"evaluate@{MODEL}-top-4"]
+    assert [name for name in ran() if "original" not in name] == after
 
 
 def test_values_that_change_nothing_make_nothing_stale(project: Path, in_git: None) -> None:
@@ -221,7 +232,7 @@ def test_a_result_is_not_recorded_when_the_values_changed_meanwhile(
         set_value(r"\nseed: 0", "\nseed: 1")
         return write_output("select", config, job)
 
-    pipeline.run("select", config, TOP, overridden=False, function=edit_meanwhile)
+    pipeline.run("select", config, TOP, overridden=False, function=lambda name: edit_meanwhile)
     assert "changed while" in capsys.readouterr().out
     assert f"select@{MODEL}-top-4" in graph.stale([f"select@{MODEL}-top-4"])
 
@@ -233,7 +244,7 @@ def test_a_failing_stage_ends_the_run(project: Path, in_git: None) -> None:
     assert ran() == []
     Path("fail").unlink()
     run("score")
-    assert sorted(ran()) == ["data", f"pretrain@{MODEL}", f"score@{MODEL}"]
+    assert sorted(ran()) == ["data", f"identify@{MODEL}", f"pretrain@{MODEL}", f"score@{MODEL}"]
 
 
 def test_an_interrupted_stage_interrupts_the_run(project: Path, in_git: None) -> None:
@@ -291,9 +302,9 @@ def test_an_edited_dataset_is_refused(project: Path, in_git: None, monkeypatch: 
 
 def test_files_that_another_command_writes_are_refused(project: Path, in_git: None) -> None:
     run("data")
-    run("pretrain")
+    run("identify")
     code = (
-        "import sys, pathlib; from headimpact import graph\n"
+        "import sys, pathlib; from headimpact.lifecycle import graph\n"
         "with graph.locked([], [pathlib.Path('data/dataset')]): print('locked', flush=True); sys.stdin.read()"
     )
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
@@ -323,58 +334,103 @@ def test_a_broken_graph_is_told(project: Path) -> None:
 OUTSIDE = Job(MODEL, "layers:1,2")
 
 
-@pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be processes of their own runs here."""
-
-    def here(command: list[str], check: bool) -> "subprocess.CompletedProcess[bytes]":
-        assert command[:3] == [sys.executable, "-m", "headimpact"]
-        options = dict(zip(command[4::2], command[5::2], strict=True))
-        failed = int(Path("fail").read_text()) if Path("fail").exists() else 0
-        if not failed:
-            run(cast(Step, command[3]), Job(options["--model"], options.get("--setup", "full")))
-        return subprocess.CompletedProcess(command, failed)
-
-    monkeypatch.setattr(pipeline, "subprocess", types.SimpleNamespace(run=here))
-
-
-def test_a_setup_outside_of_the_grid(
-    project: Path, in_git: None, processes: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_setup_outside_of_the_grid(project: Path, in_git: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("evaluate", Job(MODEL, "original"))
+    ran()
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123")
     run("finetune", OUTSIDE)
-    select, finetune = f"select {MODEL} layers:1,2", f"finetune {MODEL} layers:1,2"
-    assert Path("log.txt").read_text().splitlines()[-2:] == [f"{select} run=None", f"{finetune} run=0123"]
-    assert sorted(ran()[:-2]) == ["data", f"original@{MODEL}", f"pretrain@{MODEL}", f"score@{MODEL}"]
-    run("finetune", OUTSIDE)
-    assert ran() == [finetune]
+    cell = f"{MODEL}-layers-1-2"
+    finetune, evaluate = (f"jobs/dvc.yaml:{step}-{cell}" for step in ("finetune", "evaluate"))
+    assert Path("log.txt").read_text().splitlines() == [
+        f"jobs/dvc.yaml:select-{cell} run=None",
+        f"{finetune} run=0123",
+        f"{evaluate} run=0123",
+    ]
+    ran()
+    graph.reproduce([evaluate])
+    assert ran() == []
     set_value(r"mask_threshold: 0.5", "mask_threshold: 0.4")
+    assert set(graph.stale([evaluate])) == {f"score@{MODEL}"}
     run("finetune", OUTSIDE)
-    assert ran() == [f"score@{MODEL}", select, finetune]
+    assert [name for name in ran() if "original" not in name] == [
+        f"score@{MODEL}",
+        f"jobs/dvc.yaml:select-{cell}",
+        finetune,
+        evaluate,
+    ]
 
 
-def test_a_model_outside_of_the_grid(project: Path, in_git: None, processes: None) -> None:
+def test_a_setup_by_measures_has_them_made(project: Path, in_git: None) -> None:
+    run("select", Job(MODEL, "knockout-4"))
+    assert f"measure@{MODEL}" in ran()
+    set_value("images: 100", "images: 50")
+    assert graph.stale([f"jobs/dvc.yaml:select-{MODEL}-knockout-4"]) == [f"measure@{MODEL}"]
+
+
+def test_a_model_outside_of_the_grid(project: Path, in_git: None) -> None:
     job = Job("smolvlm", "top-4")
-    select, finetune = "select smolvlm top-4", "finetune smolvlm top-4"
     run("finetune", job)
-    assert ran() == ["data", "score smolvlm full", select, "finetune smolvlm original", finetune]
-    assert pipeline.is_fresh("finetune", load(layout.PARAMS), job)
-    run("finetune", job, train__lr="0.5")
-    assert ran() == [finetune]
-    assert not pipeline.is_fresh("finetune", load(layout.PARAMS), job)
+    below = [name for name in ran() if "smolvlm" in name and MODEL not in name]
+    assert below[-1] == "jobs/dvc.yaml:evaluate-smolvlm-top-4"
+    assert set(below[:-1]) == {
+        "jobs/dvc.yaml:finetune-smolvlm-top-4",
+        "jobs/dvc.yaml:identify-smolvlm",
+        "jobs/dvc.yaml:score-smolvlm",
+        "jobs/dvc.yaml:select-smolvlm-top-4",
+        "jobs/dvc.yaml:select-smolvlm-original",
+        "jobs/dvc.yaml:finetune-smolvlm-original",
+        "jobs/dvc.yaml:evaluate-smolvlm-original",
+    }
     layout.selection("smolvlm", "top-4").write_text("mine")
-    run("finetune", job)
-    assert ran() == [select, finetune]
+    assert graph.stale(["jobs/dvc.yaml:finetune-smolvlm-top-4"]) == [
+        "jobs/dvc.yaml:finetune-smolvlm-top-4",
+        "jobs/dvc.yaml:select-smolvlm-top-4",
+    ]
 
 
-def test_a_failing_job_outside_of_the_grid(project: Path, in_git: None, processes: None) -> None:
+def test_repro_of_the_grid_leaves_other_jobs_alone(project: Path, in_git: None) -> None:
+    run("finetune", OUTSIDE)
+    set_value("mask_threshold: 0.5", "mask_threshold: 0.4")
+    ran()
+    graph.reproduce()
+    assert not [name for name in ran() if "layers-1-2" in name]
+
+
+def test_a_job_that_comes_into_the_grid_leaves_the_jobs(project: Path, in_git: None) -> None:
+    run("select", OUTSIDE)
+    run("select", Job(MODEL, "bottom-4"))
+    assert set(yaml.safe_load(layout.JOBS.read_text())["stages"]) == {
+        f"select-{MODEL}-bottom-4",
+        f"select-{MODEL}-layers-1-2",
+    }
+    set_value(r"  - full\n(?=[a-z])", "  - full\n  - bottom-4\n")
+    run("select", Job(MODEL, "bottom-4"))
+    assert set(yaml.safe_load(layout.JOBS.read_text())["stages"]) == {f"select-{MODEL}-layers-1-2"}
+
+
+def test_damaged_jobs_are_told(project: Path, in_git: None) -> None:
+    layout.JOBS.parent.mkdir()
+    layout.JOBS.write_text("stages: [1]")
+    with pytest.raises(InputError, match=r"jobs/dvc\.yaml is damaged.*Remove it"):
+        run("select", OUTSIDE)
+
+
+def test_a_report_shows_what_is_there(project: Path, in_git: None, capsys: pytest.CaptureFixture[str]) -> None:
     run("data")
-    Path("fail").write_text("1")
-    with pytest.raises(InputError, match="score --model smolvlm failed"):
-        run("finetune", Job("smolvlm", "top-4"))
-    Path("fail").write_text("130")
-    with pytest.raises(KeyboardInterrupt):
-        run("finetune", Job("smolvlm", "top-4"))
+    ran()
+    run("report")
+    assert ran() == ["report"]
+    assert f"Missing or stale: evaluate@{MODEL}-full" in capsys.readouterr().out.replace("answer@", "evaluate@")
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+@pytest.mark.parametrize("step", sorted(set(STEPS) - {"ground", "segment"}))
+def test_several_processes_are_refused_where_they_cannot_share(
+    monkeypatch: pytest.MonkeyPatch, step: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(InputError, match=f"{step} was started in 2 processes, which cannot share its work"):
+        pipeline.run(step, load(PROJECT / "params.yaml"), TOP, False, lambda name: pytest.fail("it ran"))
 
 
 @pytest.mark.parametrize(
@@ -382,38 +438,31 @@ def test_a_failing_job_outside_of_the_grid(project: Path, in_git: None, processe
     [
         ("score", Job("smolvl", "top-4"), "unknown model 'smolvl'. Did you mean smolvlm.*tiny-qwen2-vl"),
         ("finetune", Job(MODEL, "top-0"), "top-0"),
-        ("select", Job(MODEL, "original"), "nothing to select"),
     ],
 )
-def test_impossible_jobs(step: Step, job: Job, message: str) -> None:
+def test_impossible_jobs(step: str, job: Job, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pipeline.check_job(step, load(PROJECT / "params.yaml"), job)
 
 
-def _graph_edges(config: Config, works: list[tuple[Step, Job]]) -> dict[str | None, set[str | None]]:
-    return {
-        pipeline.stage_name(step, config, job): {
-            pipeline.stage_name(s, config, j) for s, j in pipeline.upstream(step, config, job)
-        }
-        for step, job in works
-    }
-
-
 def test_upstream_is_that_of_the_dvc_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the original, which a direct run makes first, to show the setup beside it."""
     from dvc.repo import Repo
 
     monkeypatch.chdir(PROJECT)
     config = load(layout.PARAMS)
-    works: list[tuple[Step, Job]] = [("report", Job(config.model, config.setup))]
-    for work in works:
-        works += [above for above in pipeline.upstream(work[0], config, work[1]) if above not in works]
-    with Repo(config={"core": {"no_scm": True}}) as repo:
-        edges = {
-            s.addressing: {above.addressing for above in repo.index.graph.successors(s)} for s in repo.index.stages
+    works = [("report", Job(config.model, config.setup))]
+    works += jobs.all_upstream(works[0], config)
+    above = {
+        jobs.stage_name(work, config): {
+            jobs.stage_name((step, job), config) for step, job in jobs.upstream(work, config) if step != work[0]
         }
-        outs = {s.addressing: [out.def_path for out in s.outs] for s in repo.index.stages}
-    assert _graph_edges(config, works) == edges
-    for step, job in works:
-        name = pipeline.stage_name(step, config, job)
-        assert name
-        assert outs[name][0] == pipeline.output(step, config, job).as_posix()
+        for work in works
+    }
+    with Repo(config={"core": {"no_scm": True}}) as repo:
+        grid = [stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"]
+        edges = {s.addressing: {other.addressing for other in repo.index.graph.successors(s)} for s in grid}
+        outs = {stage.addressing: [out.def_path for out in stage.outs] for stage in grid}
+    assert above == edges
+    for work in works:
+        assert outs[jobs.stage_name(work, config)][0] == jobs.output(work).as_posix()

@@ -15,7 +15,7 @@ from headimpact.data import scenes
 from headimpact.engine import checkpoints
 from headimpact.tiny import bases, pretraining
 from headimpact.tiny.pretraining import PHASES, Pretraining, Recipe, Record, draw_contrast, draw_question
-from headimpact.vlm.base import OPTION_LABELS
+from headimpact.vlm.conversations import OPTION_LABELS
 
 RECIPE = Recipe(
     seed=7,

@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from headimpact.impact.kruskal_wallis import kruskal_wallis
-from headimpact.tournament.comparison import Runs, analyse, images_needed
+from headimpact.tournament.comparison import analyse
+from headimpact.tournament.power import images_needed
+from headimpact.tournament.runs import Runs
 from headimpact.tournament.standings import verdicts
 
 RULES = ("top", "bottom", "first", "middle", "last", "uniform", "gradient")
@@ -87,7 +89,7 @@ def test_intervals_cover_the_truth_in_93_to_97_percent(seeds: int, run_sd: float
     covered = np.empty((times, 4))
     for i in range(times):
         runs = tournament(rng, 50, rules=RULES[:4], ks=(4,), seeds=seeds, drawn=False, run_sd=run_sd)
-        changes = [change for change in analyse(runs).changes if change.measure == "perplexity"]
+        changes = [change for change in analyse(runs).changes if change.metric == "perplexity"]
         covered[i] = [change.low < truth < change.high for change in changes]
     # sqrt(0.95 x 0.05 / 600) = 0.0089 if the four rules told the same, half of it if they were independent.
     error = covered.mean(1).std() / math.sqrt(times)
@@ -138,7 +140,7 @@ def test_a_planted_difference_is_found_and_takes_the_images_that_the_formula_say
     settings = {"rules": RULES[:6], "ks": (4,), "run_sd": 0.01}
 
     def against_rules(runs: Runs) -> list:
-        return [c for c in analyse(runs).comparisons if c.measure == "perplexity" and c.rival != "draw"]
+        return [c for c in analyse(runs).comparisons if c.metric == "perplexity" and c.rival != "draw"]
 
     pilots = [c for _ in range(60) for c in against_rules(tournament(rng, 100, **settings))]
     images = {power: int(np.median([images_needed(c, difference, power) for c in pilots])) for power in (0.8, 0.97)}
@@ -159,7 +161,7 @@ def test_few_seeds_that_vary_make_wide_intervals():
     width = [np.mean([c.high - c.low for c in found.changes]) for found in (few, many)]
     # t with 2 degrees of freedom over root 3 against t with 11 over root 12 is 3.9, where nothing else varies.
     assert width[0] > 2 * width[1]
-    assert all(images_needed(c, 0.1) == math.inf for c in few.comparisons if c.measure == "perplexity")
+    assert all(images_needed(c, 0.1) == math.inf for c in few.comparisons if c.metric == "perplexity")
 
 
 def test_kruskal_wallis_is_scipys_also_with_ties():

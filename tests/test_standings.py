@@ -2,60 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
-from tournaments import comparison, make, only, seeded, tables
+from tournaments import comparison, make, seeded, tables
 
 from headimpact.errors import InputError
-from headimpact.tournament.comparison import Comparison, Tournament, analyse, images_needed, smallest_visible
-from headimpact.tournament.standings import changes_table, comparisons_table, headlines, read_runs, standings, verdicts
-
-# --- reading -----------------------------------------------------------------------------------------
-
-
-def test_a_shuffled_table_gives_the_same_analysis():
-    runs = make([*seeded("top", "last"), *(("random", 4, seed, draw) for draw in range(3) for seed in range(2))])
-    table, original = tables(runs)
-    plain = analyse(read_runs(table, original))
-    mixed = analyse(read_runs(table.sample(frac=1, random_state=0), original.sample(frac=1, random_state=1)))
-    given = analyse(runs)
-    for other in (mixed, given):
-        assert {(c.rule, c.k) for c in other.changes} == {("top", 4), ("last", 4), ("random", 4)}
-        for change in plain.changes:
-            same = only(other.changes, rule=change.rule, k=change.k, measure=change.measure)
-            assert (same.value, same.low, same.runs) == pytest.approx((change.value, change.low, change.runs))
-        for wanted in plain.comparisons:
-            same = only(other.comparisons, rival=wanted.rival, measure=wanted.measure)
-            assert (same.advantage, same.low) == pytest.approx((wanted.advantage, wanted.low))
-
-
-def test_tables_that_do_not_fit_are_refused():
-    table, original = tables(make(seeded("top", "last", seeds=2)))
-    with pytest.raises(InputError, match=r"The table of runs lacks the columns rule, draw: evaluate again\."):
-        read_runs(table.drop(columns=["rule", "draw"]), original)
-    with pytest.raises(InputError, match=r"The table of the original lacks the columns nll"):
-        read_runs(table, original.drop(columns="nll"))
-    with pytest.raises(InputError, match=r"a run without a rule, K, seed or draw: write 0 where nothing is drawn"):
-        read_runs(table.assign(draw=np.nan), original)
-    with pytest.raises(InputError, match=r"top-4 \(seed 1, draw 0\) was evaluated on other objects"):
-        read_runs(table.drop(index=table.index[(table["rule"] == "top") & (table["seed"] == 1)][0]), original)
-    with pytest.raises(InputError, match=r"last-4 \(seed 0, draw 0\) was evaluated on other objects"):
-        read_runs(table.assign(object_id=table["object_id"] + (table["rule"] == "last") * 1000), original)
-    with pytest.raises(InputError, match=r"last-4 \(seed 0, draw 0\) holds object \(.*\) twice"):
-        read_runs(pd.concat([table, table[table["rule"] == "last"].head(1)]), original)
-    with pytest.raises(InputError, match=r"The original holds object \(.*\) twice"):
-        read_runs(table, pd.concat([original, original.head(1)]))
-    with pytest.raises(InputError, match=r"top-4 \(seed 0, draw 0\) holds a figure that is not a finite number"):
-        read_runs(table.assign(nll=table["nll"].where(table.index != table.index[0])), original)
-    with pytest.raises(InputError, match=r"The original holds a figure that is not a finite number"):
-        read_runs(table, original.assign(ans_prob=np.inf))
-    with pytest.raises(InputError, match=r"There is no run to compare"):
-        read_runs(table.head(0), original)
-
-
-# --- verdicts ----------------------------------------------------------------------------------------
-
+from headimpact.tournament.comparison import Comparison, Tournament, analyse
+from headimpact.tournament.power import images_needed, smallest_visible
+from headimpact.tournament.standings import changes_table, comparisons_table, headlines, standings, verdicts
 
 N = "(n: 300 test images, 3 seeds)."
 N_DRAWS = "(n: 300 test images, 3 seeds, 5 draws)."
@@ -72,10 +26,10 @@ def test_a_verdict_claims_what_the_intervals_exclude():
     assert told(comparison("last", low=-0.19, high=-0.05)) == [
         f"Gain (perplexity): top-4 by HI is beaten by last-4 by 0.12 [0.05 to 0.19] {N}"
     ]
-    assert told(comparison("draw", measure="ans_prob")) == [
+    assert told(comparison("draw", metric="ans_prob")) == [
         f"Forgetting (AnsProb): top-4 by HI keeps more AnsProb than random draws by 0.12 [0.05 to 0.19] {N_DRAWS}"
     ]
-    assert told(comparison("full", low=-0.19, high=-0.05, measure="accuracy")) == [
+    assert told(comparison("full", low=-0.19, high=-0.05, metric="accuracy")) == [
         f"Forgetting (accuracy): top-4 by HI keeps less accuracy than full-4 by 0.12 [0.05 to 0.19] {N}"
     ]
 
@@ -88,14 +42,14 @@ def test_a_verdict_names_no_winner_where_the_interval_holds_zero():
     ]
 
 
-def test_random_draws_come_first_and_alone_and_every_k_and_measure_has_a_sentence():
+def test_random_draws_come_first_and_alone_and_every_k_and_metric_has_a_sentence():
     mixed = [
         comparison("middle"),
         comparison("first", low=-0.3, high=-0.1),
         comparison("last", low=-0.1, high=0.2),
         comparison("draw", low=-0.4, high=0.3),
         comparison(k=1),
-        comparison(measure="accuracy"),
+        comparison(metric="accuracy"),
     ]
     sentences = told(*mixed)
     assert sentences[1:3] == [
@@ -141,15 +95,23 @@ def test_a_headline_names_who_is_better_and_who_is_worse_and_counts_the_rest():
 def test_tables_hold_a_row_a_figure():
     found = analyse(make([*seeded("top", "a", "b"), *seeded("top", "a", k=1)]))
     changes = changes_table(found)
-    assert list(changes) == ["rule", "k", "measure", "value", "se", "low", "high", "runs", "images"]
+    assert list(changes) == ["rule", "k", "metric", "value", "se", "low", "high", "runs", "images"]
     assert len(changes) == 5 * 3
     compared = comparisons_table(found, WANTED)
     assert len(compared) == 3 * 3
     assert "spread" not in compared
     for row, comparison_ in zip(compared.itertuples(), found.comparisons, strict=True):
         assert row.winner == comparison_.winner or pd.isna(row.winner)
-        assert row.images_needed == images_needed(comparison_, WANTED[comparison_.measure])
+        assert row.images_needed == images_needed(comparison_, WANTED[comparison_.metric])
         assert row.visible == smallest_visible(comparison_)
+
+
+def test_a_metric_without_a_difference_is_told():
+    tournament = analyse(make(seeded("top", "a")))
+    with pytest.raises(
+        InputError, match=r"^tournament\.differences\.ans_prob is not set: give the difference of ans_prob"
+    ):
+        comparisons_table(tournament, {"perplexity": 0.1, "accuracy": 0.05})
 
 
 def test_standings_are_those_of_each_model():

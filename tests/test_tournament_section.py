@@ -15,31 +15,31 @@ from headimpact.report import tournament_section as section
 from headimpact.report.page import Document, Heading, Items, Picture, Section, Table, Text, to_html, to_markdown
 from headimpact.tournament import figure
 
-MEASURES = ("perplexity", "accuracy", "ans_prob")
+METRICS = ("perplexity", "accuracy", "ans_prob")
 
 
 def write(root: Path) -> None:
     """One model, K = 4: top, excess with top's layers, last (worse in perplexity), two draws."""
     root.joinpath(layout.tournament()).mkdir(parents=True)
     changes = [
-        ("tiny", rule, 4, measure, value, 0.01, value - 0.02, value + 0.02, runs, 200)
+        ("tiny", rule, 4, metric, value, 0.01, value - 0.02, value + 0.02, runs, 200)
         for rule, value, runs in (("top", -0.4, 3), ("excess", -0.4, 3), ("last", -0.1, 3), ("draw", -0.2, 2))
-        for measure in MEASURES
+        for metric in METRICS
     ]
-    columns = ["model", "rule", "k", "measure", "value", "se", "low", "high", "runs", "images"]
+    columns = ["model", "rule", "k", "metric", "value", "se", "low", "high", "runs", "images"]
     table = pd.DataFrame(changes, columns=columns)
     table.to_csv(root / layout.tournament_table("changes"), index=False)
     figures.save(figure.draw(table), root / layout.tournament_figure())
     comparisons = [
-        ("tiny", "top", rival, 4, measure, better, low, high, twins, winner, 0.125, 0.05, needed)
+        ("tiny", "top", rival, 4, metric, better, low, high, twins, winner, 0.125, 0.05, needed)
         for rival, better, low, high, twins, winner, needed in (
             ("excess", 0.0, 0.0, 0.0, "top", None, float("inf")),
             ("last", 0.3, 0.2, 0.4, None, "top", 3542.0),
             ("draw", 0.2, -0.1, 0.5, None, None, float("inf")),
         )
-        for measure in MEASURES
+        for metric in METRICS
     ]
-    columns = ["model", "rule", "rival", "k", "measure", "advantage", "low", "high", "twins", "winner"]
+    columns = ["model", "rule", "rival", "k", "metric", "advantage", "low", "high", "twins", "winner"]
     pd.DataFrame(comparisons, columns=[*columns, "visible", "difference", "images_needed"]).to_csv(
         root / layout.tournament_table("comparisons"), index=False
     )

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from headimpact.tournament.comparison import Comparison, Runs, Spread
+from headimpact.tournament.comparison import Comparison, Spread
+from headimpact.tournament.runs import Runs
 
 COLUMNS = ("nll", "correct", "ans_prob")
 
@@ -67,10 +68,10 @@ def comparison(
     rival: str = "random",
     low: float = 0.05,
     high: float = 0.19,
-    measure: str = "perplexity",
+    metric: str = "perplexity",
     k: int = 4,
     twins: tuple[str, ...] = (),
 ) -> Comparison:
     spread = Spread(images=4e-4, both=1e-4, runs=0.0, t_images=3.0, t_runs=3.0)
     se = (high - low) / 6
-    return Comparison("top", rival, k, measure, (low + high) / 2, se, low, high, 0.02, 300, 3, 5, twins, spread)
+    return Comparison("top", rival, k, metric, (low + high) / 2, se, low, high, 0.02, 300, 3, 5, twins, spread)

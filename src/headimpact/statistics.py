@@ -14,7 +14,7 @@ from scipy import stats
 from headimpact.errors import InputError
 
 # The underscore keeps the type checker from comparing lengths: these functions do it, in words.
-Values = Float[np.ndarray, " _objects"] | Bool[np.ndarray, " _objects"]
+Values = Float[np.ndarray, " _objects"] | Bool[np.ndarray, " _objects"] | Int[np.ndarray, " _objects"]
 Counts = Int[np.ndarray, " _objects"]
 Clusters = Int[np.ndarray, " _objects"]
 
@@ -175,8 +175,8 @@ def _difference(value: float, linear: Estimate, confidence: float) -> Difference
 def _check(clusters: np.ndarray, **columns: np.ndarray) -> None:
     lengths = {name: len(column) for name, column in {**columns, "clusters": clusters}.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise InputError(f"The columns must describe the same objects, but {told} of them.")
+        counts = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise InputError(f"The columns must describe the same objects, but {counts} of them.")
     for name, column in columns.items():
         if not np.isfinite(column).all():
             where = int(np.flatnonzero(~np.isfinite(column))[0])

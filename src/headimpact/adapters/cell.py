@@ -1,25 +1,21 @@
-"""One cell: an adapter trained on chosen layers and found to be alive, and what the model makes of the test part."""
+"""One cell: an adapter trained on chosen layers and found to be alive."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from peft import PeftModel
 
 from headimpact.adapters import lora
 from headimpact.adapters.training import Measurement, Training, TrainSettings
 from headimpact.data.coco import Sample
-from headimpact.engine.phrases import batches, phrase_nll
-from headimpact.evaluation.objects import draw_questions, evaluate_images
+from headimpact.engine.phrases import phrase_nll
+from headimpact.engine.watch import Watch
 from headimpact.vlm.base import Vlm
-
-Watch = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""Passes items on and shows how far they are: items, their number, what is done. See ``progress.track``."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ class TrainingData:
 
 
 def placement(layers: Sequence[int], heads: Sequence[tuple[int, int]], budget: int, rank: int) -> Placement:
-    """Where the adapter of a selection goes; ``budget``: of how many layers of ``rank`` all layers share the budget, else 0."""
+    """Where the adapter of a selection goes; ``budget``: of how many layers of ``rank`` all layers share the budget,
+    else 0."""
     if not budget:
         return Placement(tuple(layers), tuple(heads))
     ranks = lora.spread(len(layers), budget, rank)
@@ -117,15 +114,3 @@ def _largest_change(vlm: Vlm, peft_model: PeftModel, probe: Sequence[Sample]) ->
     with lora.disabled(peft_model):
         before = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
     return float(np.abs(np.subtract(after, before)).max())
-
-
-def evaluate(vlm: Vlm, samples: Sequence[Sample], seed: int, batch_images: int, watch: Watch) -> pd.DataFrame:
-    """One row an object (:class:`headimpact.evaluation.objects.ObjectResult`); ``seed`` draws the questions."""
-    questions = draw_questions(samples, seed)
-    groups = list(batches(samples, batch_images))
-    found: Iterator[Any] = (
-        asdict(result)
-        for group in watch(groups, len(groups), "evaluating")
-        for result in evaluate_images(vlm, group, questions)
-    )
-    return pd.DataFrame(found)

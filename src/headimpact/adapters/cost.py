@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headimpact.adapters import lora
-from headimpact.selection.selection import Setup
+from headimpact.selection.grammar import Setup
 from headimpact.vlm import packing
 from headimpact.vlm.base import Vlm
 

@@ -70,6 +70,27 @@ def spread(layers: int, count: int, rank: int) -> dict[int, int]:
     return {layer: share for layer, share in ranks.items() if share}
 
 
+def peft_config(
+    vlm: Vlm, layers: Sequence[int], settings: LoraSettings, ranks: Mapping[int, int] | None = None
+) -> LoraConfig:
+    """PEFT's configuration of LoRA on ``layers`` and nothing else. Arguments as for :func:`attach`."""
+    names = vlm.projections(layers, settings.targets)
+    own = {  # PEFT reads the names as regular expressions
+        re.escape(name): rank
+        for layer, rank in (ranks or {}).items()
+        for name in vlm.projections([layer], settings.targets)
+    }
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=names,
+        rank_pattern=dict(own),
+        alpha_pattern={name: settings.alpha * rank / settings.rank for name, rank in own.items()},
+    )
+
+
 def attach(
     vlm: Vlm, layers: Sequence[int], settings: LoraSettings, seed: int, ranks: Mapping[int, int] | None = None
 ) -> PeftModel:
@@ -90,20 +111,7 @@ def attach(
         DeadAdapterError: PEFT adapted other modules than asked for.
     """
     names = vlm.projections(layers, settings.targets)
-    own = {  # PEFT reads the names as regular expressions
-        re.escape(name): rank
-        for layer, rank in (ranks or {}).items()
-        for name in vlm.projections([layer], settings.targets)
-    }
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        bias="none",
-        target_modules=names,
-        rank_pattern=dict(own),
-        alpha_pattern={name: settings.alpha * rank / settings.rank for name, rank in own.items()},
-    )
+    config = peft_config(vlm, layers, settings, ranks)
     with torch.random.fork_rng(devices=[]), _without_old_names():
         torch.manual_seed(seed)
         peft_model = get_peft_model(vlm.model, config)

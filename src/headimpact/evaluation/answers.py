@@ -8,7 +8,8 @@ from PIL import Image
 
 from headimpact.data.coco import KeyObject, Sample
 from headimpact.engine.phrases import phrase_nll
-from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS
 
 KINDS = ("caption", "question", "cutout")
 """The whole image and the captioning prompt; the whole image and an open question; the object's box, cut out, and the
@@ -37,9 +38,9 @@ def score(answer: str, phrase: str) -> Scores:
     """Score an answer against a phrase with torchmetrics."""
     from torchmetrics.functional.text import rouge_score, squad  # takes seconds to import
 
-    told = [{"prediction_text": answer, "id": ""}]
-    asked = [{"answers": {"text": [phrase], "answer_start": [0]}, "id": ""}]
-    words = squad(told, asked)
+    predictions = [{"prediction_text": answer, "id": ""}]
+    references = [{"answers": {"text": [phrase], "answer_start": [0]}, "id": ""}]
+    words = squad(predictions, references)
     rouge = rouge_score(answer, phrase, rouge_keys="rougeL")
     return Scores(float(words["exact_match"]) / 100, float(words["f1"]) / 100, float(rouge["rougeL_fmeasure"]))
 
@@ -90,15 +91,15 @@ def answer_image(vlm: Vlm, sample: Sample, max_new_tokens: int) -> pd.DataFrame:
     """
     rows = [
         {"image_id": sample.id, "object_id": obj.id, "phrase": obj.phrase, "kind": kind, "prompt": prompt, "text": text}
-        for obj, kind, prompt, text in _told(vlm, sample, max_new_tokens)
+        for obj, kind, prompt, text in _generations(vlm, sample, max_new_tokens)
     ]
-    said = [without_frame(vlm, row["text"]) for row in rows]
+    texts = [without_frame(vlm, row["text"]) for row in rows]
     return pd.DataFrame(
-        [row | {"answer": answer} | vars(score(answer, row["phrase"])) for row, answer in zip(rows, said, strict=True)]
+        [row | {"answer": text} | vars(score(text, row["phrase"])) for row, text in zip(rows, texts, strict=True)]
     )
 
 
-def _told(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tuple[KeyObject, str, str, str]]:
+def _generations(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tuple[KeyObject, str, str, str]]:
     """Object, kind, prompt and text."""
     image, describe, ask = sample.image(), caption_prompt(vlm), open_question(vlm)
 
@@ -114,8 +115,7 @@ def _told(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tuple[KeyOb
 
 def reference_log_prob(vlm: Vlm, samples: Sequence[Sample]) -> pd.Series:
     """Mean log-probability (nats a token) of every object's phrase as the caption of its image, by object id."""
-    found = phrase_nll(vlm, samples)
-    return pd.Series({obj.id: -nll for _, obj, nll, _ in found}, name="reference_log_prob")
+    return pd.Series({obj.id: -nll for _, obj, nll, _ in phrase_nll(vlm, samples)}, name="reference_log_prob")
 
 
 def figures(generated: pd.DataFrame) -> dict[str, pd.Series]:
@@ -127,12 +127,12 @@ def figures(generated: pd.DataFrame) -> dict[str, pd.Series]:
     Args:
         generated: rows of :func:`answer_image` with a column ``reference_log_prob``, the same in all rows of an object.
     """
-    found: dict[str, pd.Series] = {}
+    by_name: dict[str, pd.Series] = {}
     for kind in KINDS:
         rows = generated[generated["kind"] == kind].set_index("image_id")
         for name in SCORES:
-            found[f"{kind}_{name}"] = rows[name]
+            by_name[f"{kind}_{name}"] = rows[name]
             if kind != "cutout":
-                found[f"{kind}_{name}_best"] = rows[name].groupby(level=0).max()
+                by_name[f"{kind}_{name}_best"] = rows[name].groupby(level=0).max()
     cutouts = generated[generated["kind"] == "cutout"].set_index("image_id")
-    return found | {"reference_log_prob": cutouts["reference_log_prob"]}
+    return by_name | {"reference_log_prob": cutouts["reference_log_prob"]}

@@ -29,8 +29,11 @@ class Metric:
         aspect: whether a change for the better is gain (what was trained for) or a change for the worse is forgetting
             (what was known before); None for a metric that setups are not compared by.
         exponential: the figure is exp of the mean (perplexity, eq. 3); standard errors by the delta method.
-        weights: the column of the objects' weights; None where all weigh alike.
+        weights: the column of the objects' weights; None where all weigh alike. Such a metric is not compared.
         largest: the largest difference that there can be.
+
+    Raises:
+        ValueError: a metric with weights has an aspect or is exponential: its differences have no formula here.
     """
 
     name: str
@@ -41,6 +44,11 @@ class Metric:
     exponential: bool = False
     weights: str | None = None
     largest: float = np.inf
+
+    def __post_init__(self):
+        """Refuse what no formula here is for."""
+        if self.weights is not None and (self.aspect is not None or self.exponential):
+            raise ValueError(f"The metric {self.name} has weights: it can be neither compared nor exponential.")
 
     @property
     def arrow(self) -> str:
@@ -71,7 +79,10 @@ class Metric:
 
         Raises:
             InputError: a column is missing, or the two tables are not of the same objects.
+            ValueError: the metric has weights.
         """
+        if self.weights is not None:
+            raise ValueError(f"The metric {self.name} has weights: its differences have no formula here.")
         require([self], objects)
         require([self], original)
         if objects["object_id"].tolist() != original["object_id"].tolist():
@@ -94,6 +105,16 @@ METRICS: Mapping[str, Metric] = {
 
 COMPARED: Mapping[str, Metric] = {name: metric for name, metric in METRICS.items() if metric.aspect is not None}
 """Those that setups are compared by, as in table 4."""
+
+
+def gain_first() -> dict[str, Metric]:
+    """The compared metrics by name: those of gain, then those of forgetting, each in the order of ``METRICS``."""
+    return dict(sorted(COMPARED.items(), key=lambda item: item[1].aspect != "gain"))
+
+
+def compared_columns() -> list[str]:
+    """The columns that comparing setups needs, each once, in the order of :func:`gain_first`."""
+    return list(dict.fromkeys(column for metric in gain_first().values() for column in metric.columns))
 
 
 def require(metrics: Iterable[Metric], objects: pd.DataFrame, where: str = "The evaluation") -> None:

@@ -1,26 +1,20 @@
 """What a model makes of every object: probability of its phrase, and its choice among four options."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 
 from headimpact.data.coco import KeyObject, Sample
 from headimpact.engine import likelihood
-from headimpact.errors import InputError
-from headimpact.text import normalise
+from headimpact.engine.phrases import batches
+from headimpact.engine.watch import Watch
+from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.vlm import packing
-from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.base import Vlm
 from headimpact.vlm.packing import Tokens
-
-
-@dataclass(frozen=True)
-class Question:
-    """Four options about an object: its own phrase and three of other images."""
-
-    options: tuple[str, ...]
-    label: int
 
 
 @dataclass(frozen=True)
@@ -45,32 +39,30 @@ class ObjectResult:
     ans_prob: float
 
 
-def draw_questions(samples: Sequence[Sample], seed: int) -> dict[int, Question]:
-    """One question per object, by object id.
+def evaluate(vlm: Vlm, samples: Sequence[Sample], seed: int, batch_images: int, watch: Watch) -> pd.DataFrame:
+    """What a model, with whatever adapter is attached to it, makes of a part: one row an object.
 
-    The three false options are phrases of other images that are not also true of this image (normalised text is
-    compared), all different. Everything random derives from ``(seed, object id)``.
+    Args:
+        vlm: the model.
+        samples: the part.
+        seed: draws the questions.
+        batch_images: images in a forward.
+        watch: shows the batches.
+
+    Returns:
+        The columns of :class:`ObjectResult`, in the order of the samples and of their objects.
 
     Raises:
-        InputError: too few different phrases to find three false ones.
+        InputError: as for :func:`headimpact.evaluation.questions.draw_questions`.
     """
-    written = sorted({obj.phrase for sample in samples for obj in sample.objects})
-    everything = {normalise(phrase): phrase for phrase in written}
-    phrases = sorted(everything)
-    questions = {}
-    for sample in samples:
-        true_here = {normalise(obj.phrase) for obj in sample.objects}
-        false_here = [phrase for phrase in phrases if phrase not in true_here]
-        if len(false_here) < len(OPTION_LABELS) - 1:
-            raise InputError(f"Too few different phrases to ask about image {sample.id}: {len(false_here)} false ones.")
-        for obj in sample.objects:
-            rng = np.random.default_rng([seed, obj.id])
-            drawn = rng.choice(len(false_here), size=len(OPTION_LABELS) - 1, replace=False)
-            options = [everything[false_here[i]] for i in drawn]
-            label = int(rng.integers(len(OPTION_LABELS)))
-            options.insert(label, obj.phrase)
-            questions[obj.id] = Question(tuple(options), label)
-    return questions
+    questions = draw_questions(samples, seed)
+    groups = list(batches(samples, batch_images))
+    rows: Iterator[Any] = (
+        asdict(result)
+        for group in watch(groups, len(groups), "evaluating")
+        for result in evaluate_images(vlm, group, questions)
+    )
+    return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
@@ -81,12 +73,12 @@ def evaluate_images(vlm: Vlm, samples: Sequence[Sample], questions: Mapping[int,
     labels: list[torch.Tensor | None] = []
     for sample, image in zip(samples, encoded, strict=True):
         captions = [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
-        asked = [
+        questioned = [
             vlm.question_tokens(questions[obj.id].options, questions[obj.id].label, image.grid)
             for obj in sample.objects
         ]
-        talks.append([*captions, *(tokens for tokens, _ in asked)])
-        labels += [None] * len(captions) + [ids for _, ids in asked]
+        talks.append([*captions, *(tokens for tokens, _ in questioned)])
+        labels += [None] * len(captions) + [ids for _, ids in questioned]
     features = vlm.image_features(encoded)
     packed = packing.pack_images(talks, vlm.bidirectional_prompt)
     hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])

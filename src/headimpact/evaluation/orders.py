@@ -17,9 +17,10 @@ from scipy import special
 from headimpact.data.coco import Sample
 from headimpact.engine import likelihood
 from headimpact.errors import InputError
-from headimpact.evaluation.objects import Question
+from headimpact.evaluation.questions import Question
 from headimpact.vlm import packing
-from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -66,10 +67,10 @@ def answer_orders(
         InputError: a row of ``orders`` is no order of the options, ``truth`` names no option, the lengths differ,
             or a log-probability is not finite.
     """
-    objects, asked, labels = log_probs.shape
-    if orders.shape != (asked, labels) or truth.shape != (objects,):
+    objects, count, labels = log_probs.shape
+    if orders.shape != (count, labels) or truth.shape != (objects,):
         raise InputError(
-            f"Log-probabilities of {objects} objects x {asked} orders x {labels} labels do not fit {orders.shape[0]} "
+            f"Log-probabilities of {objects} objects x {count} orders x {labels} labels do not fit {orders.shape[0]} "
             f"orders of {orders.shape[1]} options and {len(truth)} answers."
         )
     if (np.sort(orders, 1) != np.arange(labels)).any():
@@ -81,7 +82,7 @@ def answer_orders(
         raise InputError(f"A log-probability of object {where} (counted from 0) is not a finite number.")
     shares = special.softmax(log_probs.astype(np.float64), axis=2)
     label_of = np.argsort(orders, 1)[:, truth].T
-    chosen = orders[np.arange(asked), shares.argmax(2)]
+    chosen = orders[np.arange(count), shares.argmax(2)]
     return OrderAnswers(
         correct=(chosen == truth[:, None]).mean(1),
         ans_prob=np.take_along_axis(shares, label_of[:, :, None], 2).mean((1, 2)),
@@ -111,23 +112,23 @@ def ask_in_orders(
     encoded = [vlm.encode_image(sample.image()) for sample in samples]
     features = vlm.image_features(encoded)
     images = [index for index, sample in enumerate(samples) for _ in sample.objects]
-    asked = [
+    conversations = [
         _conversations(vlm, questions[obj.id], image.grid, orders)
         for image, sample in zip(encoded, samples, strict=True)
         for obj in sample.objects
     ]
-    found = []
+    log_probs = []
     # Memory: where no two orders share a sequence, those of one object are a batch already.
     size = 1 if vlm.bidirectional_prompt else _MOST_OBJECTS
-    for start in range(0, len(asked), size):
-        group = range(start, min(start + size, len(asked)))
-        talks = [asked[index][0] for index in group]
-        labels = [asked[index][1] for index in group for _ in orders]
+    for start in range(0, len(conversations), size):
+        group = range(start, min(start + size, len(conversations)))
+        talks = [conversations[index][0] for index in group]
+        labels = [conversations[index][1] for index in group for _ in orders]
         # An object a sequence: with all of an image in one, attention would grow with the square of their number.
         packed = packing.pack_images(talks, vlm.bidirectional_prompt)
         hidden = vlm.hidden_states(packed.batch, [features[images[group[talk]]] for talk in packed.images])
-        found.append(likelihood.option_log_probabilities(vlm, packed, hidden, labels).cpu())
-    return torch.cat(found).reshape(len(asked), *orders.shape).numpy()
+        log_probs.append(likelihood.option_log_probabilities(vlm, packed, hidden, labels).cpu())
+    return torch.cat(log_probs).reshape(len(conversations), *orders.shape).numpy()
 
 
 def _conversations(
@@ -136,8 +137,8 @@ def _conversations(
     """The question in every order, and the token of each label, which is the same in all: what stands before an
     answer is the template's."""
     _, ids = vlm.question_tokens(question.options, 0, grid)
-    asked = [[question.options[option] for option in order] for order in orders]
-    return [vlm.tokenize(vlm.question(options, OPTION_LABELS[0]), grid) for options in asked], ids
+    ordered = [[question.options[option] for option in order] for order in orders]
+    return [vlm.tokenize(vlm.question(options, OPTION_LABELS[0]), grid) for options in ordered], ids
 
 
 def table(

@@ -4,16 +4,18 @@ It is written anew by every command, and by ``headimpact write`` after an edit o
 ``dvc repro``; the hook of pre-commit does that, too.
 """
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import headimpact
-from headimpact.files import read_json, write_json
+from headimpact.files import digest_file, read_json, write_json
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
-from headimpact.lifecycle.fingerprint import family_modules, fingerprint
+from headimpact.lifecycle.fingerprint import DIGITS, closure, family_modules, fingerprint
 from headimpact.lifecycle.registry import STEPS, Step
 
-SOURCE = Path(headimpact.__file__).parent
+SOURCE = Path(headimpact.__file__).parents[1]
 _FAMILIES = "headimpact.vlm.families"
 _CONFIG = "config.json"
 
@@ -33,7 +35,11 @@ def step_fingerprint(step: Step) -> str:
         drawing = _within(module, "headimpact.report") and not step.draws
         return plumbing or drawing or _within(module, _FAMILIES)
 
-    return fingerprint([step.module], stopped, SOURCE)
+    digest = fingerprint([step.module], stopped, SOURCE)
+    files = _data_files(closure([step.module], stopped, SOURCE))
+    return (
+        hashlib.sha256("".join([digest, *map(digest_file, files)]).encode()).hexdigest()[:DIGITS] if files else digest
+    )
 
 
 def run_fingerprint(roots: tuple[str, ...]) -> str:
@@ -52,9 +58,11 @@ def family_fingerprint(source: str, identity: Path) -> str:
         source: folder or hub name.
         identity: what the step identify wrote, if it ran.
     """
-    modules = family_modules(SOURCE)
     kind = _family(source, identity)
-    roots = [modules[kind]] if kind in modules else sorted(modules.values())
+    try:
+        roots = _modules((_FAMILIES,)) if kind is None else family_modules(kind, SOURCE)
+    except KeyError:
+        roots = _modules((_FAMILIES,))
     return fingerprint(roots, lambda module: module == _FAMILIES, SOURCE)
 
 
@@ -76,6 +84,17 @@ def refresh(config: Config) -> bool:
     return True
 
 
+def _data_files(modules: Sequence[str]) -> list[Path]:
+    """What lies beside the code of packages and is read by it: style sheets, templates, tables."""
+    packages = [SOURCE.joinpath(*module.split(".")) for module in modules]
+    return sorted(
+        path
+        for package in packages
+        for path in package.glob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    )
+
+
 def _within(module: str, package: str) -> bool:
     return f"{module}.".startswith(f"{package}.")
 
@@ -84,7 +103,7 @@ def _modules(names: tuple[str, ...]) -> list[str]:
     """The modules that names of modules and packages stand for."""
     found = []
     for name in names:
-        path = SOURCE.joinpath(*name.split(".")[1:])
+        path = SOURCE.joinpath(*name.split("."))
         inside = sorted(path.glob("*.py")) if path.is_dir() else []
         found += [f"{name}.{file.stem}" for file in inside if file.stem != "__init__"] or [name]
     return found

@@ -16,7 +16,8 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS, Read, Step, locate
 from headimpact.lifecycle.written import stage
-from headimpact.selection.selection import alias, needs_measures
+from headimpact.selection.grammar import alias
+from headimpact.selection.setups import needs_measures
 
 _HEADER = """\
 # Stages of models and setups outside of the grid of params.yaml that were asked for by name. Written by headimpact,
@@ -100,7 +101,8 @@ def enter(works: Sequence[Work], config: Config) -> None:
     wanted = {*works, *(above for work in works for above in all_upstream(work, config)), *_entered()}
     outside = [(STEPS[name], job) for name, job in wanted if job.model in config.models]
     outside = [(step, job) for step, job in outside if step.per != "project" and not in_grid(step, config, job)]
-    stages = {name: made for name, made in sorted((_name(step, job), _stage(step, job)) for step, job in outside)}
+    stages = {_name(step, job): _stage(step, job) for step, job in outside}
+    stages = dict(sorted(stages.items()))
     text = f"{_HEADER}{yaml.safe_dump({'stages': stages}, sort_keys=False, width=1000, allow_unicode=True)}"
     before = layout.JOBS.read_text(encoding="utf-8") if layout.JOBS.exists() else None
     if (stages or before is not None) and text != before:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from headimpact.errors import InputError
-from headimpact.selection.selection import alias
+from headimpact.selection.grammar import alias
 
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")

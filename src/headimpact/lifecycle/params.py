@@ -13,7 +13,8 @@ from headimpact.errors import InputError
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Tournament
 from headimpact.lifecycle.documentation import describe, documentation
-from headimpact.selection.selection import CHAMPION, RULES, check_setup, needs_measures
+from headimpact.selection.rules import CHAMPION, RULES
+from headimpact.selection.setups import check_setup, needs_measures
 
 
 def check_model(config: Config, model: str, where: str = "--model") -> None:

@@ -23,7 +23,7 @@ from headimpact.lifecycle.jobs import Work
 from headimpact.lifecycle.params import check_model, is_own
 from headimpact.lifecycle.registry import STEPS
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import check_setup
+from headimpact.selection.setups import check_setup
 
 Function = Callable[[Config, Job], Summary]
 # What tells a process how many there are: accelerate's own list (accelerate.state).
@@ -151,14 +151,11 @@ def verify_impact_table(model: str) -> None:
 def build_upstream(work: Work, config: Config) -> None:
     """Build what a job reads from, where it is missing or stale, and say so; several processes are refused then.
 
-    What is read of the whole grid is read as it is.
-
     Raises:
         InputError: something failed (it has printed why), or another command is at work on the same files.
     """
-    step = STEPS[work[0]]
-    shown = {read.step for read in step.reads if read.among == "grid"}
-    build([above for above in jobs.upstream(work, config) if above[0] not in shown], config)
+    if not STEPS[work[0]].as_it_is:
+        build(jobs.upstream(work, config), config)
 
 
 def build(works: list[Work], config: Config) -> None:
@@ -188,9 +185,7 @@ def _record(work: Work, config: Config, before: dict[str, object], overridden: b
             f"Code, data or {layout.PARAMS} changed while {name} ran, so it is not recorded: "
             "the next dvc repro makes it again."
         )
-    elif any(read.among == "grid" for read in STEPS[work[0]].reads) and (
-        others := [stage for stage in graph.stale([name]) if stage != name]
-    ):
+    elif STEPS[work[0]].as_it_is and (others := [stage for stage in graph.stale([name]) if stage != name]):
         print(f"It shows what is there now. Missing or stale: {', '.join(others)}. To make them: dvc repro")
     else:
         graph.commit(name)

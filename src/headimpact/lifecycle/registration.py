@@ -8,7 +8,7 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.serving import Limits
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import alias
+from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
 
 

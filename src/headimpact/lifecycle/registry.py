@@ -56,6 +56,7 @@ class Step:
         in_git: its outputs are committed to git, and kept between runs; DVC's cache has no copy.
         draws: its figures and pages are outputs, so that it depends on the code that draws them.
         code: modules that its result depends on, with nothing that they import; None: all that it imports.
+        as_it_is: it shows what is there: when a person runs it, nothing is made first.
         shares: several processes (``accelerate launch``) can share its work.
     """
 
@@ -73,6 +74,7 @@ class Step:
     in_git: bool = False
     draws: bool = False
     code: tuple[str, ...] | None = None
+    as_it_is: bool = False
     shares: bool = False
 
     @property
@@ -258,6 +260,7 @@ STEPS: dict[str, Step] = {
             ),
             in_git=True,
             draws=True,
+            as_it_is=True,
         ),
     )
 }

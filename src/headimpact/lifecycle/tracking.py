@@ -26,7 +26,7 @@ from mlflow.entities import Metric, Param, Run
 from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import serving
-from headimpact.selection.selection import alias
+from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
 
 EXPERIMENT = "head-impact"

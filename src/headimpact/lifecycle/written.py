@@ -8,7 +8,7 @@ import yaml
 from headimpact.files import write_text
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.documentation import Parameter, documentation
-from headimpact.lifecycle.registry import COMMANDS, STEPS, Read, Step, locate
+from headimpact.lifecycle.registry import COMMANDS, STEPS, Place, Read, Step, locate
 from headimpact.lifecycle.values import overridable, tracked_keys
 
 # A model and a setup, to be found again in paths.
@@ -54,19 +54,21 @@ def stage(step: Step, model: str, setup: str, alias: str, more: tuple[Read, ...]
         more: what it reads beside ``step.reads``.
     """
 
-    def path(place: Any) -> str:
-        return locate(place, _MODEL, _SETUP).as_posix().replace(_MODEL, model).replace(_SETUP, alias)
-
     options = {"project": "", "model": f" --model {model}", "setup": f" --model {model} --setup {setup}"}
     keys = [f"models.{model}" if (step.per, key) == ("model", "models") else key for key in tracked_keys(step)]
     code = [f"steps.{step.name}", *_families(step, model)]
-    outs = [path(place) for place in step.writes]
-    return {
+    outs = [_path(place, model, alias) for place in step.writes]
+    made = {
         "cmd": f"{_PYTHON} {step.name}{options[step.per]}",
-        "deps": sorted({path(read.place) for read in (*step.reads, *more)}),
+        "deps": sorted({_path(read.place, model, alias) for read in (*step.reads, *more)}),
         "params": [*keys, {layout.FINGERPRINTS.as_posix(): code}],
         "outs": [{out: {"cache": False, "persist": True}} if step.in_git else out for out in outs],
     }
+    return {key: value for key, value in made.items() if value}
+
+
+def _path(place: Place, model: str, alias: str) -> str:
+    return locate(place, _MODEL, _SETUP).as_posix().replace(_MODEL, model).replace(_SETUP, alias)
 
 
 def _families(step: Step, model: str) -> list[str]:
@@ -97,11 +99,11 @@ def commands_page() -> str:
     """The content of docs/commands.md."""
     parts = [_COMMANDS]
     for step in STEPS.values():
-        reads = sorted({locate(read.place, "<model>", "<setup>").as_posix() for read in step.reads})
+        reads = sorted({_path(read.place, "<model>", "<setup>") for read in step.reads})
         parts.append(f"\n## {step.name}\n\n{step.help}{_PER[step.per]}\n")
         if reads:
             parts.append(f"\nReads {', '.join(f'`{path}`' for path in reads)}.\n")
-        writes = ", ".join(f"`{locate(place, '<model>', '<setup>').as_posix()}`" for place in step.writes)
+        writes = ", ".join(f"`{_path(place, '<model>', '<setup>')}`" for place in step.writes)
         parts.append(f"\nWrites {writes}.\n")
         parts.append(_table(overridable(step.name), "Values for one run"))
     for name, command in COMMANDS.items():
@@ -112,7 +114,8 @@ def commands_page() -> str:
 
 
 def _table(parameters: list[Parameter], title: str) -> str:
-    rows = [f"| `{p.key}` | {p.type}{p.allowed} | {p.meaning} |".replace(" | null", " or null") for p in parameters]
+    kinds = [f"{parameter.type}{parameter.allowed}".replace("|", "\\|") for parameter in parameters]
+    rows = [f"| `{p.key}` | {kind} | {p.meaning} |" for p, kind in zip(parameters, kinds, strict=True)]
     return "\n".join([f"\n| {title} | what | meaning |", "|---|---|---|", *rows, ""]) if rows else ""
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 from headimpact.data.coco import Sample
 from headimpact.errors import InputError
 from headimpact.files import atomic_folder
-from headimpact.impact.head_impact import head_grid
 from headimpact.report import answer_findings, examined, figures, gallery, paper, tournament_section
 from headimpact.report.findings import METRICS, Verdict, changes, verdicts
 from headimpact.report.page import (
@@ -32,8 +31,9 @@ from headimpact.report.page import (
     to_markdown,
 )
 from headimpact.report.paper import beside, contradictions
-from headimpact.selection.agreement import agreement
-from headimpact.selection.selection import CHAMPION, HI_COLUMNS, MEASURES, POSITIONS, RULES
+from headimpact.selection.agreement import with_champion
+from headimpact.selection.measured import measured_layers
+from headimpact.selection.rules import BY_POSITION, CHAMPION, RULES
 from headimpact.text import listed
 from headimpact.tournament.standings import headlines
 
@@ -68,8 +68,9 @@ _ABOUT_VERDICTS = (
 _K = 4
 _ABOUT_AGREEMENT = (
     f"Every rule of selection beside top-{_K} by HI: the rank correlation (Spearman) of what the two go by, over all "
-    f"layers, and how many of their {_K} layers are the same. Gradient, knockout, share and localisation are measured "
-    "by the step measure; first, middle, last and uniform go by the layer's place alone."
+    f"layers, and how many of their {_K} layers are the same. Measured by the step measure: "
+    f"{listed([rule.name for rule in RULES.values() if rule.needs_measures])}. By the layer's place alone: "
+    f"{listed([rule.name for rule in RULES.values() if rule.group == BY_POSITION])}."
 )
 _ABOUT_VARIATIONS = (
     "Head Impact computed otherwise, one thing at a time, on images of the impact part. Difference: of the mean over "
@@ -381,15 +382,12 @@ def _agreement(outputs: Outputs) -> list[Block]:
     """Top-K by HI beside every other rule."""
     rows: dict[str, dict[str, Cell]] = {}
     for model, impact in outputs.impacts.items():
-        measured = {column: head_grid(impact, column) for column in HI_COLUMNS}
-        if (table := outputs.measures.get(model)) is not None:
-            measured |= {name: table[name].to_numpy() for name in MEASURES if name in table}
+        measured = measured_layers(impact, outputs.measures.get(model))
         k = min(_K, len(measured["hi"]))
-        others = [rule for rule in RULES if rule in measured or rule in POSITIONS]
-        found = agreement([f"top-{k}", *(f"{rule}-{k}" for rule in others)], measured, seed=0)
-        for rule, pair in zip(others, found[found["a"] == f"top-{k}"].to_dict("records"), strict=True):
+        for pair in with_champion(measured, k).to_dict("records"):
             rank = "no ranking" if pd.isna(pair["spearman"]) else f"{pair['spearman']:+.2f}"
-            rows.setdefault(rule, {"rule": Cell(rule)})[model] = Cell(rank, f"{pair['overlap']} of {k} layers")
+            row = rows.setdefault(pair["rule"], {"rule": Cell(pair["rule"])})
+            row[model] = Cell(rank, f"{pair['overlap']} of {k} layers")
     return [Text(_ABOUT_AGREEMENT), _table(list(rows.values()))] if rows else [Text("No model was scored.")]
 
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from headimpact.evaluation.metrics import gain_first
 from headimpact.report.page import Block, Cell, Heading, Items, Picture, Table, Text
-from headimpact.tournament.comparison import MEASURES
 
 _ABSENT = (
     "No tournament has been run. To set the rules of selection against each other, run mlflow run . -e tournament "
@@ -85,15 +85,16 @@ def blocks(found: Found | None, figure: Path) -> list[Block]:
 
 def _changes(found: Found) -> Table:
     columns = ["model", "rule", "K", "layers", "rank", "trainable parameters", "runs"]
-    names = [measure.name for measure in MEASURES.values()]
+    metrics = gain_first()
+    names = [metric.label for metric in metrics.values()]
     rows = []
     for (model, rule, k), own in found.changes.groupby(["model", "rule", "k"], sort=False):
         cells = found.cells
         runs = cells[(cells["model"] == model) & (cells["rule"] == rule) & (cells["k"] == k)]
-        by_measure = own.set_index("measure")
+        by_metric = own.set_index("metric")
         what = [Cell(str(model)), Cell(str(rule), strong=rule == "top"), Cell(str(k)), _layers(runs["layers"])]
         what += [_layers(runs["rank"]), _same(runs["trainable"]), Cell(str(own["runs"].iloc[0]))]
-        rows.append([*what, *(_interval(by_measure.loc[measure], "value") for measure in MEASURES)])
+        rows.append([*what, *(_interval(by_metric.loc[name], "value") for name in metrics)])
     return Table([*columns, *names], rows)
 
 
@@ -112,25 +113,27 @@ def _interval(row: Any, value: str, strong: bool = False) -> Cell:
 
 
 def _comparisons(comparisons: pd.DataFrame) -> Table:
-    names = [f"{measure.name}: better by" for measure in MEASURES.values()]
+    metrics = gain_first()
+    names = [f"{metric.label}: better by" for metric in metrics.values()]
     rows = []
-    for what, by_measure in _rivals(comparisons):
+    for what, by_metric in _rivals(comparisons):
         if what.same:
             cells = [Cell(_SAME)] * len(names)
         else:
-            found = [by_measure.loc[measure] for measure in MEASURES]
+            found = [by_metric.loc[name] for name in metrics]
             cells = [_interval(row, "advantage", bool(row["low"] > 0 or row["high"] < 0)) for row in found]
         rows.append([*what.cells, *cells])
     return Table(["model", "K", "rival", *names], rows)
 
 
 def _images(comparisons: pd.DataFrame) -> Table:
-    wanted = comparisons.groupby("measure")["difference"].first()
-    names = [f"to see {wanted[name]:g} {measure.name}" for name, measure in MEASURES.items()]
+    metrics = gain_first()
+    wanted = comparisons.groupby("metric")["difference"].first()
+    names = [f"to see {wanted[name]:g} {metric.label}" for name, metric in metrics.items()]
     rows = []
-    for what, by_measure in _rivals(comparisons):
+    for what, by_metric in _rivals(comparisons):
         if not what.same:
-            rows.append([*what.cells, *(_needed(by_measure.loc[measure]) for measure in MEASURES)])
+            rows.append([*what.cells, *(_needed(by_metric.loc[name]) for name in metrics)])
     return Table(["model", "K", "rival", *names], rows)
 
 
@@ -146,7 +149,7 @@ class _Rival:
 
 
 def _rivals(comparisons: pd.DataFrame) -> Iterator[tuple[_Rival, pd.DataFrame]]:
-    """Every rival, those with the same layers together; its comparisons by measure."""
+    """Every rival, those with the same layers together; its comparisons by metric."""
     seen = set()
     for (model, k, rival), own in comparisons.groupby(["model", "k", "rival"], sort=False):
         first = cast(dict[str, Any], own.iloc[0].to_dict())
@@ -156,4 +159,4 @@ def _rivals(comparisons: pd.DataFrame) -> Iterator[tuple[_Rival, pd.DataFrame]]:
             continue
         seen.add((model, k, *rules))
         same = first["rule"] in twins
-        yield _Rival([Cell(str(model)), Cell(str(k)), Cell(" = ".join(rules))], same), own.set_index("measure")
+        yield _Rival([Cell(str(model)), Cell(str(k)), Cell(" = ".join(rules))], same), own.set_index("metric")

@@ -5,7 +5,10 @@ from itertools import combinations
 
 import pandas as pd
 
-from headimpact.selection.selection import Measured, check_setup, priority, select
+from headimpact.selection.choice import priority, select
+from headimpact.selection.measured import Measured
+from headimpact.selection.rules import BY_MEASURE, BY_POSITION, CHAMPION, HI, RULES
+from headimpact.selection.setups import check_setup
 from headimpact.statistics import spearman
 
 
@@ -17,7 +20,7 @@ def agreement(setups: Sequence[str], measured: Measured, seed: int) -> pd.DataFr
     same), expected (how many would be by chance).
 
     Raises:
-        InputError: as for :func:`selection.select`.
+        InputError: as for :func:`choice.select`.
     """
     chosen = {setup: set(select(setup, measured, seed).layers) for setup in setups}
     ranking = {setup: priority(check_setup(setup).kind, measured) for setup in setups}
@@ -32,3 +35,23 @@ def agreement(setups: Sequence[str], measured: Measured, seed: int) -> pd.DataFr
         for a, b in combinations(setups, 2)
     ]
     return pd.DataFrame(rows, columns=["a", "b", "spearman", "overlap", "expected"])
+
+
+def with_champion(measured: Measured, k: int) -> pd.DataFrame:
+    """The champion beside every rule that goes by something else than HI: by another measure, if it was measured, or
+    by position.
+
+    Columns: rule, and spearman and overlap as in :func:`agreement`, at ``k`` layers.
+
+    Raises:
+        InputError: as for :func:`choice.select`.
+    """
+    rules = [
+        rule.name
+        for rule in RULES.values()
+        if rule.group in (BY_MEASURE, BY_POSITION)
+        and (rule.measure is None or (rule.measure != HI and rule.measure.name in measured))
+    ]
+    champion = f"{CHAMPION}-{k}"
+    pairs = agreement([champion, *(f"{rule}-{k}" for rule in rules)], measured, seed=0)  # none of them draws
+    return pairs[pairs["a"] == champion].assign(rule=rules)[["rule", "spearman", "overlap"]]

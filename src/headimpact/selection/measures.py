@@ -1,72 +1,67 @@
-"""What Head Impact does not say about a layer: how strongly the caption loss pulls at it, what is lost without its
-look at the image, how much its heads look, and how concentrated. All in packed forwards."""
+"""How layers are measured beside Head Impact: how strongly the caption loss pulls at a layer, what is lost where it
+cannot see the image, how much its heads attend to the image, and how concentrated. All in packed forwards.
 
-from collections.abc import Iterable, Iterator, Sequence
+Every measure of ``rules.MEASURES`` that is no column of the HI table is computed here, by :func:`measure`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from scipy import ndimage
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from headimpact.data.coco import Sample
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.impact.layer_scores import binarise
+from headimpact.selection.localisation import localisation, spatial_entropy
 from headimpact.statistics import clustered_means
 from headimpact.vlm import attention, packing
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.packing import PackedImages, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 
-PICKED_HEADS = 10
-_NEIGHBOURS = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # the eight of the same map
-
 
 @dataclass(frozen=True, eq=False)
-class Measures:
+class LayerMeasures:
     """What was measured of every layer.
 
     Attributes:
-        gradient: see :func:`gradient`; mean over images, from 0.
-        knockout: see :func:`knockout`; mean over objects, in nats per token.
-        knockout_se: its standard error, clustered by image.
-        share: share of the description tokens' attention that goes to the image, 0..1; needs no mask.
-        localisation: see :func:`localisation`, 0..1.
+        values: by name of the measure, one figure a layer, or one a layer and head.
+
+            - gradient (layers): see :func:`gradient`; mean over images, from 0.
+            - knockout (layers): see :func:`knockout`; mean over objects, in nats per token.
+            - share (layers heads): share of the description tokens' attention that goes to the image, 0..1; needs no
+              mask.
+            - localisation (layers heads): see :func:`localisation`, 0..1.
+        errors: by name, for some of them, the standard error of every layer, clustered by image.
     """
 
-    gradient: Float[np.ndarray, " layers"]
-    knockout: Float[np.ndarray, " layers"]
-    knockout_se: Float[np.ndarray, " layers"]
-    share: Float[np.ndarray, "layers heads"]
-    localisation: Float[np.ndarray, "layers heads"]
+    values: Mapping[str, Shaped[np.ndarray, "..."]]
+    errors: Mapping[str, Float[np.ndarray, " layers"]]
 
     def table(self) -> pd.DataFrame:
-        """One row a layer: layer, gradient, knockout, knockout_se, share, localisation (means over heads)."""
-        return pd.DataFrame(
-            {
-                "layer": np.arange(len(self.gradient)),
-                "gradient": self.gradient,
-                "knockout": self.knockout,
-                "knockout_se": self.knockout_se,
-                "share": self.share.mean(axis=1),
-                "localisation": self.localisation.mean(axis=1),
-            }
-        )
+        """One row a layer: layer, and for each measure its mean over heads and, where it is known, ``<name>_se``."""
+        columns: dict[str, np.ndarray] = {}
+        for name, values in self.values.items():
+            columns[name] = values.mean(axis=1) if values.ndim > 1 else values
+            if name in self.errors:
+                columns[f"{name}_se"] = self.errors[name]
+        layers = len(next(iter(columns.values())))
+        return pd.DataFrame({"layer": np.arange(layers)} | columns)
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
-    """How every head looks at the image while it reads each object's description.
+class ImageAttention:
+    """How every head attends to the image while it reads each object's description.
 
     Attributes:
-        share: see :class:`Measures`.
-        entropy: spatial entropy of the attention (:func:`spatial_entropy`), in nats.
+        share: share of the attention that goes to the image, 0..1.
+        entropy: spatial entropy of the attention on the image (:func:`spatial_entropy`), in nats.
     """
 
     share: Float[np.ndarray, "objects layers heads"]
@@ -85,28 +80,30 @@ class _Captions:
     @classmethod
     def of(cls, vlm: Vlm, samples: Sequence[Sample]) -> "_Captions":
         encoded = [vlm.encode_image(sample.image()) for sample in samples]
-        talks = [
+        conversations = [
             [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
             for sample, image in zip(samples, encoded, strict=True)
         ]
         features = vlm.image_features(encoded)
-        packed = packing.pack_images(talks, vlm.bidirectional_prompt)
-        grids = [image.grid for image, talk in zip(encoded, talks, strict=True) for _ in talk]
-        everything = [tokens for talk in talks for tokens in talk]
+        packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
+        grids = [image.grid for image, about in zip(encoded, conversations, strict=True) for _ in about]
+        tokens = [caption for about in conversations for caption in about]
         if silent := [
-            sample.id for sample, talk in zip(samples, talks, strict=True) if not all(len(t.target) for t in talk)
+            sample.id
+            for sample, about in zip(samples, conversations, strict=True)
+            if not all(len(caption.target) for caption in about)
         ]:
             raise InputError(f"Image {silent[0]} has an object whose phrase has no token: leave it out.")
-        return cls(packed, [features[image] for image in packed.images], grids, everything)
+        return cls(packed, [features[image] for image in packed.images], grids, tokens)
 
     def places(self) -> Iterator[tuple[int, Tensor, Tokens]]:
         """Per object its sequence, the packed index of each of its tokens, and these tokens."""
-        everywhere = [place for about in self.packed.places for place in about]
-        for (row, where), tokens in zip(everywhere, self.tokens, strict=True):
+        places = [place for about in self.packed.places for place in about]
+        for (row, where), tokens in zip(places, self.tokens, strict=True):
             yield row, where, tokens
 
 
-def measure(vlm: Vlm, groups: Iterable[Sequence[Sample]], targets: Sequence[str]) -> Measures:
+def measure(vlm: Vlm, groups: Iterable[Sequence[Sample]], targets: Sequence[str]) -> LayerMeasures:
     """Measure every layer of a base.
 
     Args:
@@ -117,18 +114,24 @@ def measure(vlm: Vlm, groups: Iterable[Sequence[Sample]], targets: Sequence[str]
     Raises:
         InputError: there is no object, or a phrase without a token.
     """
-    gradients, drops, looks, images = [], [], [], []
+    gradients, drops, attentions, image_ids = [], [], [], []
     for samples in groups:
         gradients += [gradient(vlm, sample, targets) for sample in samples]
         drops.append(knockout(vlm, samples))
-        looks.append(look(vlm, samples))
-        images += [sample.id for sample in samples for _ in sample.objects]
-    if not images:
+        attentions.append(image_attention(vlm, samples))
+        image_ids += [sample.id for sample in samples for _ in sample.objects]
+    if not image_ids:
         raise InputError("No object was measured: the data holds none.")
-    share = np.concatenate([found.share for found in looks])
-    entropy = np.concatenate([found.entropy for found in looks])
-    drop, drop_se = clustered_means(np.concatenate(drops), np.array(images))
-    return Measures(np.mean(gradients, axis=0), drop, drop_se, share.mean(axis=0), localisation(share, entropy))
+    share = np.concatenate([attended.share for attended in attentions])
+    entropy = np.concatenate([attended.entropy for attended in attentions])
+    drop, drop_error = clustered_means(np.concatenate(drops), np.array(image_ids))
+    values = {
+        "gradient": np.mean(gradients, axis=0),
+        "knockout": drop,
+        "share": share.mean(axis=0),
+        "localisation": localisation(share, entropy),
+    }
+    return LayerMeasures(values, {"knockout": drop_error})
 
 
 def gradient(vlm: Vlm, sample: Sample, targets: Sequence[str]) -> Float[np.ndarray, " layers"]:
@@ -171,7 +174,7 @@ def _only_trainable(vlm: Vlm, weights: Sequence[torch.nn.Parameter]) -> Iterator
 
 
 @contextmanager
-def cut(vlm: Vlm, layers: Sequence[int], blocked: Bool[Tensor, "batch 1 queries keys"]) -> Iterator[None]:
+def attention_blocked(vlm: Vlm, layers: Sequence[int], blocked: Bool[Tensor, "batch 1 queries keys"]) -> Iterator[None]:
     """Within the block no query of ``layers`` sees the keys that are ``blocked`` for it.
 
     Every family hands each layer its own (boolean) mask by name, whatever form the decoder takes.
@@ -198,7 +201,7 @@ def knockout(vlm: Vlm, samples: Sequence[Sample]) -> Float[np.ndarray, "objects 
 
     In that layer alone the queries of the description tokens, and of the token before them, which predicts the first,
     cannot attend to the visual tokens (attention knockout, as in *Dissecting Recall of Factual Associations in
-    Auto-Regressive Language Models*). Above 0 where the layer's look at the image helps; may be below.
+    Auto-Regressive Language Models*). Above 0 where it helps that the layer sees the image; may be below.
 
     Raises:
         InputError: a phrase without a token.
@@ -208,11 +211,11 @@ def knockout(vlm: Vlm, samples: Sequence[Sample]) -> Float[np.ndarray, "objects 
     for row, where, tokens in captions.places():
         queries = where[torch.cat([tokens.target[:1] - 1, tokens.target])]
         blocked[row, 0, queries[:, None], where[tokens.visual]] = True
-    whole = _phrase_log_probabilities(vlm, captions)
+    seeing = _phrase_log_probabilities(vlm, captions)
     drops = []
     for layer in range(vlm.layers):
-        with cut(vlm, [layer], blocked):
-            drops.append(whole - _phrase_log_probabilities(vlm, captions))
+        with attention_blocked(vlm, [layer], blocked):
+            drops.append(seeing - _phrase_log_probabilities(vlm, captions))
     return np.stack(drops, axis=1)
 
 
@@ -220,13 +223,13 @@ def _phrase_log_probabilities(vlm: Vlm, captions: _Captions) -> Float[np.ndarray
     """Mean log-probability of each phrase's tokens."""
     hidden = vlm.hidden_states(captions.packed.batch, captions.features)
     targets = [tokens.target for tokens in captions.tokens]
-    found = likelihood.log_probabilities(vlm, captions.packed, hidden, targets)
-    return np.array([float(one.mean()) for one in found])
+    phrases = likelihood.log_probabilities(vlm, captions.packed, hidden, targets)
+    return np.array([float(phrase.mean()) for phrase in phrases])
 
 
 @torch.inference_mode()
-def look(vlm: Vlm, samples: Sequence[Sample]) -> Looks:
-    """How every head looks at a few images, object by object.
+def image_attention(vlm: Vlm, samples: Sequence[Sample]) -> ImageAttention:
+    """How every head attends to a few images, object by object.
 
     Raises:
         InputError: a phrase without a token.
@@ -237,71 +240,12 @@ def look(vlm: Vlm, samples: Sequence[Sample]) -> Looks:
         for row, where, tokens in captions.places()
     ]
     layers: list[list[Tensor]] = []
-    capture = attention.RowCapture(descriptions, lambda layer, maps: layers.append([one.cpu() for one in maps]))
+    capture = attention.RowCapture(descriptions, lambda layer, maps: layers.append([rows.cpu() for rows in maps]))
     vlm.hidden_states(captions.packed.batch, captions.features, capture)
     objects = [torch.stack([layer[index] for layer in layers]) for index in range(len(descriptions))]
     entropies = [
         spatial_entropy(maps.flatten(0, 1), grid).reshape(maps.shape[:2])
         for maps, grid in zip(objects, captions.grids, strict=True)
     ]
-    return Looks(np.stack([maps.sum(-1).numpy().astype(np.float64) for maps in objects]), np.stack(entropies))
-
-
-def spatial_entropy(maps: Float[Tensor, "maps tokens"], grid: TokenGrid) -> Float[np.ndarray, " maps"]:
-    """Entropy (nats) of how an attention map's mass is spread over its connected regions; 0 is a single region.
-
-    After "Your Large Vision-Language Model Only Needs A Few Attention Heads For Visual Grounding":
-    regions are 8-connected visual tokens, here those above the mean, as for HI (theirs are above twice the mean). Where
-    there are crops, they are joined to one plane, and the whole image is a second one. Infinite for a map without
-    a token above the mean.
-    """
-    attended = np.where(binarise(maps).numpy(), maps.numpy().astype(np.float64), 0.0)
-    masses, owners = [], []
-    for plane in _planes(attended, grid):
-        labels, count = cast(tuple[np.ndarray, int], ndimage.label(plane > 0, structure=_NEIGHBOURS))
-        owner = np.zeros(count + 1, dtype=np.intp)
-        owner[labels] = np.arange(len(plane))[:, None, None]
-        masses.append(np.bincount(labels.ravel(), weights=plane.ravel(), minlength=count + 1)[1:])
-        owners.append(owner[1:])
-    mass, owner = np.concatenate(masses), np.concatenate(owners)
-    total = np.bincount(owner, weights=mass, minlength=len(maps))
-    part = mass / total[owner]
-    return np.where(total > 0, np.bincount(owner, weights=-part * np.log(part), minlength=len(maps)), np.inf)
-
-
-def _planes(maps: Float[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Float[np.ndarray, "maps _rows _cols"]]:
-    """Attention maps laid out as the image: the crops joined (where there are any), and the whole."""
-    blocks = maps.reshape(len(maps), grid.blocks, grid.rows, grid.cols)
-    if grid.blocks == 1:
-        return [blocks[:, 0]]
-    crops = blocks[:, :-1].reshape(len(maps), grid.crop_rows, grid.crop_cols, grid.rows, grid.cols)
-    joined = crops.transpose(0, 1, 3, 2, 4).reshape(len(maps), grid.crop_rows * grid.rows, -1)
-    return [joined, blocks[:, -1]]
-
-
-def localisation(
-    share: Float[np.ndarray, "objects layers heads"],
-    entropy: Float[np.ndarray, "objects layers heads"],
-    picked: int = PICKED_HEADS,
-) -> Float[np.ndarray, "layers heads"]:
-    """How often each head is one of the ``picked`` that localise an object, 0..1; source: see ``spatial_entropy``.
-
-    Of the heads whose mean attention share on the image is at least that at the elbow, those of the lowest spatial
-    entropy are picked for each object; heads of equal entropy share the last places, so that no index is favoured.
-    """
-    mean = share.mean(axis=0)
-    ranked = np.where(mean >= elbow(mean.ravel()), entropy, np.inf).reshape(len(entropy), -1)
-    picks = np.zeros(ranked.shape)
-    for row, one in zip(picks, ranked, strict=True):
-        ordered = np.sort(one)
-        below, up_to = np.searchsorted(ordered, one), np.searchsorted(ordered, one, side="right")
-        row[:] = np.where(np.isfinite(one), np.clip((picked - below) / (up_to - below), 0, 1), 0)
-    return picks.mean(axis=0).reshape(mean.shape)
-
-
-def elbow(values: Float[np.ndarray, " values"]) -> float:
-    """The value at which the ascending curve lies farthest from the line between its first and its last point; the
-    lowest value where the curve is that line."""
-    ordered = np.sort(values)
-    line = np.linspace(ordered[0], ordered[-1], len(ordered))
-    return float(ordered[np.argmax(np.abs(line - ordered))])
+    shares = [maps.sum(-1).numpy().astype(np.float64) for maps in objects]
+    return ImageAttention(np.stack(shares), np.stack(entropies))

@@ -1,4 +1,8 @@
-"""Who takes part in a tournament, and the runs that this takes: what two rules have in common is trained once."""
+"""Who takes part in a tournament, and the runs that this takes: what two rules have in common is trained once.
+
+A *contestant* is a rule at one K with one seed and, where the rule draws, one draw. A *run* is one training and its
+evaluation: contestants that adapt the same layers with the same seed have the same run.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,16 +12,12 @@ from typing import NamedTuple
 import pandas as pd
 from pyarrow import ArrowException
 
-from headimpact import statistics
 from headimpact.adapters.cell import Placement
 from headimpact.errors import InputError
+from headimpact.evaluation.metrics import compared_columns, gain_first
 from headimpact.files import atomic_file
 from headimpact.selection.selection import Selection
-
-METRICS = ("perplexity", "accuracy", "ans_prob")
-
-RESULTS = ["image_id", "object_id", "nll", "correct", "ans_prob"]
-"""The columns of a run's objects: as :class:`headimpact.evaluation.objects.ObjectResult` has them."""
+from headimpact.text import listed
 
 
 class Key(NamedTuple):
@@ -60,8 +60,10 @@ class Run:
         return Key(",".join(map(str, layers)), ",".join(str(ranks[layer]) for layer in ranks and layers), self.seed)
 
 
-_COLUMNS = ["context", *Key._fields, "trainable", *RESULTS]
 ORIGINAL = Run(Placement(()), 0)
+_KEY = list(Key._fields)
+# Of a file of runs, beside those that the metrics need.
+_COLUMNS = ["context", *_KEY, "trainable", "image_id", "object_id"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Contest:
         model: its name.
         revision: of the base, as it was loaded.
         context: digest of what the results depend on beside the run itself: weights, dataset, settings, code.
-        runs: the run of every contestant.
+        runs: by contestant, its run.
         selections: the selected layers by setup.
         workers: processes that can train at once.
     """
@@ -96,36 +98,83 @@ def contestants(rules: Sequence[str], ks: Sequence[int], seeds: Sequence[int], d
 
 
 def read_runs(path: Path, context: str) -> pd.DataFrame:
-    """The results of the finished runs: one row a run and object. Those of another context are left out.
+    """The results of the finished runs: one row a run and object, with the columns that the compared metrics need.
+
+    Runs of another context are left out, and those that lack a metric: see :func:`outdated`.
 
     Raises:
         InputError: the file is damaged.
     """
+    results = _of_context(path, context)
+    return results[~_lacking(results).any(axis=1)].infer_objects()
+
+
+def outdated(path: Path, context: str) -> str | None:
+    """A sentence about the runs that were evaluated before one of the metrics existed; None where there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    results = _of_context(path, context)
+    lacking = _lacking(results)
+    if not (count := len(finished(results[lacking.any(axis=1)]))):
+        return None
+    columns = set(lacking.columns[lacking.any()])
+    metrics = [metric.name for metric in gain_first().values() if columns.intersection(metric.columns)]
+    return (
+        f"{count} of the runs in {path} were evaluated before there was the metric {listed(metrics)}: they are missing "
+        "until the tournament evaluates them again. Their adapters are not kept, so it trains them again, too."
+    )
+
+
+def _of_context(path: Path, context: str) -> pd.DataFrame:
+    """All runs of a context; a figure that a run lacks is missing (NaN)."""
     table = _read(path)
-    return table[table["context"] == context]
+    return table.loc[table["context"] == context].reindex(columns=[*_COLUMNS, *compared_columns()])
+
+
+def _lacking(results: pd.DataFrame) -> pd.DataFrame:
+    """For every row and column of the metrics, whether its run has no figure at all in that column."""
+    columns = compared_columns()
+    present = results[columns].notna().groupby([results[name] for name in _KEY]).transform("any")
+    return ~present.astype(bool)
 
 
 def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
-        return pd.DataFrame(columns=_COLUMNS)
+        return pd.DataFrame(columns=[*_COLUMNS, *compared_columns()])
     try:
-        return pd.read_parquet(path, columns=_COLUMNS)
+        table = pd.read_parquet(path)
     except (ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}). Restore it or remove it: its runs are trained again.") from None
+        raise _damaged(path, str(error)) from None
+    if absent := [name for name in _COLUMNS if name not in table]:
+        raise _damaged(path, f"it lacks {', '.join(absent)}")
+    return table
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is damaged ({what}). Restore it or remove it: its runs are trained again.")
 
 
 def finished(table: pd.DataFrame) -> set[Key]:
     """The runs in a table of :func:`read_runs`."""
-    return {Key(*row) for row in table[list(Key._fields)].drop_duplicates().itertuples(index=False)}
+    return {Key(*row) for row in table[_KEY].drop_duplicates().itertuples(index=False)}
 
 
 def keep(path: Path, context: str, run: Run, trainable: int, objects: pd.DataFrame) -> None:
-    """Add a finished run to the file, which is whole at every moment; runs of other contexts stay."""
-    found = objects[RESULTS].assign(context=context, **run.key._asdict(), trainable=trainable)
-    found = found[_COLUMNS].astype({"nll": "float32", "ans_prob": "float32"})
+    """Add a finished run to the file, which is whole at every moment; it takes the place of an outdated one.
+
+    Runs of other contexts stay. Of ``objects`` the columns that the compared metrics need are kept, single precision.
+    """
+    results = objects[["image_id", "object_id", *compared_columns()]]
+    results = results.astype(dict.fromkeys(results.select_dtypes("float64"), "float32"))
+    results = results.assign(context=context, **run.key._asdict(), trainable=trainable)
+    results = results[[*_COLUMNS, *compared_columns()]]
     before = _read(path)
+    replaced = (before["context"] == context) & (before[_KEY] == list(run.key)).all(axis=1)
+    before = before[~replaced]
     with atomic_file(path) as aside:
-        (pd.concat([before, found]) if len(before) else found).to_parquet(aside, index=False)
+        (pd.concat([before, results]) if len(before) else results).to_parquet(aside, index=False)
 
 
 def original(table: pd.DataFrame) -> pd.DataFrame:
@@ -136,26 +185,28 @@ def original(table: pd.DataFrame) -> pd.DataFrame:
 def long_table(contest: Contest, table: pd.DataFrame) -> pd.DataFrame:
     """The results of every contestant: one row a contestant and object, with rule, k, seed and draw."""
     by_run = _by_run(table)
-    return pd.concat([by_run[run.key].assign(**asdict(entry)) for entry, run in contest.runs.items()])
+    return pd.concat([by_run[run.key].assign(**asdict(contestant)) for contestant, run in contest.runs.items()])
 
 
 def cells(contest: Contest, table: pd.DataFrame, rank: int) -> pd.DataFrame:
-    """One row a contestant: what it adapts, its trainable parameters, and the metrics on the test part.
+    """One row a contestant: what it adapts, its trainable parameters, and the compared metrics on the test part.
 
     ``rank`` is the one of the settings; the column of this name has "2 to 3" where layers have ranks of their own.
     """
     by_run = _by_run(table)
     rows = []
-    for entry, run in contest.runs.items():
-        found = by_run[run.key]
+    for contestant, run in contest.runs.items():
+        results = by_run[run.key]
         ranks = sorted(set((run.adapted.ranks or {0: rank}).values()))
-        told = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
-        row = {"model": contest.model} | asdict(entry) | {"layers": run.key.layers, "rank": told}
-        perplexity = statistics.perplexity(found["nll"].to_numpy(float), found["image_id"].to_numpy()).value
-        row |= {"trainable": int(found["trainable"].iloc[0]), "perplexity": perplexity}
-        rows.append(row | {"accuracy": found["correct"].mean(), "ans_prob": found["ans_prob"].mean()})
+        row = {"model": contest.model} | asdict(contestant) | {"layers": run.key.layers}
+        row["rank"] = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
+        row["trainable"] = int(results["trainable"].iloc[0])
+        for name, metric in gain_first().items():
+            # A plain mean has the digits of its column: it is kept in single precision.
+            row[name] = metric.estimate(results).value if metric.exponential else results[metric.column].mean()
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _by_run(table: pd.DataFrame) -> dict[Key, pd.DataFrame]:
-    return {Key(*key): group for key, group in table.groupby(list(Key._fields), sort=False)}  # pyright: ignore
+    return {Key(*key): group for key, group in table.groupby(_KEY, sort=False)}  # pyright: ignore

@@ -1,44 +1,44 @@
 """The figure of a tournament: gain against forgetting."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from headimpact.selection.selection import POSITIONS
+from headimpact.evaluation.metrics import Metric, gain_first
+from headimpact.selection.rules import GROUPS, RULES
 
-_KEPT = {"accuracy": "accuracy", "ans_prob": "AnsProb"}
-# Colours that the colour-blind can tell apart, and a shape for each.
+# A colour that the colour-blind can tell from those of the groups of rules, and a shape.
 _CHAMPION = ("#d55e00", "*")
-_BY_POSITION = ("#0072b2", "s")
-_ALL_LAYERS = ("#000000", "D")
-_DRAWN = ("#cc79a7", "X")
-_BY_MEASURE = ("#009e73", "o")
 
 
 def draw(changes: pd.DataFrame, champion: str = "top") -> Figure:
     """Gain against forgetting, every rule a point with the confidence intervals of its two changes.
 
-    A column a K; for each model a row with accuracy and one with AnsProb. The limits follow the points: an interval
-    far wider than the points lie apart leaves the panel. Rules that took the same layers are one point.
+    A column a K; for each model a row with every metric of forgetting (against every metric of gain). The limits follow
+    the points: an interval far wider than the points lie apart leaves the panel. Rules that took the same layers are
+    one point.
 
     Args:
-        changes: columns model, rule, k, measure (perplexity, accuracy, ans_prob), value, low, high: adapter minus
-            original.
+        changes: columns model, rule, k, metric, value, low, high: adapter minus original.
         champion: the rule that stands out.
     """
     models, ks = list(dict.fromkeys(changes["model"])), sorted(set(changes["k"]))
-    figure = Figure(figsize=(6.2 * len(ks), 4.2 * len(_KEPT) * len(models)), layout="constrained")
-    grid = figure.subplots(len(_KEPT) * len(models), len(ks), squeeze=False)
-    rows = [(model, measure) for model in models for measure in _KEPT]
-    for line, (model, measure) in zip(grid, rows, strict=True):
+    metrics = gain_first().values()
+    gains = [metric for metric in metrics if metric.aspect == "gain"]
+    kept = [metric for metric in metrics if metric.aspect == "forgetting"]
+    rows = list(product(models, gains, kept))
+    figure = Figure(figsize=(6.2 * len(ks), 4.2 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(ks), squeeze=False)
+    for line, (model, across, up) in zip(grid, rows, strict=True):
         for axes, k in zip(line, ks, strict=True):
-            own = changes[(changes["model"] == model) & (changes["k"] == k)]
+            panel = changes[(changes["model"] == model) & (changes["k"] == k)]
             axes.set_title(f"{model}, K = {k}")
-            _gain_and_forgetting(axes, own.set_index(["rule", "measure"]), measure, champion)
-    styles = {f"{champion} by HI": _CHAMPION, "by a measure": _BY_MEASURE, "by position": _BY_POSITION}
-    styles |= {"random draws": _DRAWN, "all layers": _ALL_LAYERS}
+            _gain_and_forgetting(axes, panel.set_index(["rule", "metric"]), across, up, champion)
+    styles = {f"{champion} by HI": _CHAMPION} | {group.label: (group.colour, group.marker) for group in GROUPS}
     figure.legend(
         handles=[
             Line2D([], [], color=color, marker=marker, linestyle="", label=name, markersize=8)
@@ -50,13 +50,13 @@ def draw(changes: pd.DataFrame, champion: str = "top") -> Figure:
     return figure
 
 
-def _gain_and_forgetting(axes: Axes, changes: pd.DataFrame, measure: str, champion: str) -> None:
-    """One panel: ``changes`` of one model and K, by rule and measure."""
-    axes.set_xlabel("perplexity, adapter minus original (\N{LEFTWARDS ARROW} better)")
-    axes.set_ylabel(f"{_KEPT[measure]}, adapter minus original (better \N{RIGHTWARDS ARROW})")
+def _gain_and_forgetting(axes: Axes, changes: pd.DataFrame, across: Metric, up: Metric, champion: str) -> None:
+    """One panel: ``changes`` of one model and K, by rule and metric."""
+    axes.set_xlabel(_axis_label(across))
+    axes.set_ylabel(_axis_label(up))
     names: dict[tuple[float, ...], list[str]] = {}
     for rule in changes.index.unique("rule"):
-        x, y = changes.loc[(rule, "perplexity")], changes.loc[(rule, measure)]
+        x, y = changes.loc[(rule, across.name)], changes.loc[(rule, up.name)]
         names.setdefault((x["value"], x["low"], x["high"], y["value"], y["low"], y["high"]), []).append(str(rule))
     if not names:
         axes.set_axis_off()
@@ -85,13 +85,16 @@ def _gain_and_forgetting(axes: Axes, changes: pd.DataFrame, measure: str, champi
     _label(axes, points[:, [0, 3]], [" = ".join(rules) for rules in names.values()], champion)
 
 
+def _axis_label(metric: Metric) -> str:
+    better = "better \N{RIGHTWARDS ARROW}" if metric.higher_is_better else "\N{LEFTWARDS ARROW} better"
+    return f"{metric.label}, adapter minus original ({better})"
+
+
 def _style(rules: list[str], champion: str) -> tuple[str, str]:
     if champion in rules:
         return _CHAMPION
-    rule = rules[0]
-    if rule in POSITIONS:
-        return _BY_POSITION
-    return {"full": _ALL_LAYERS, "draw": _DRAWN, "random": _DRAWN}.get(rule, _BY_MEASURE)
+    rule = RULES[rules[0]]
+    return rule.colour, rule.marker
 
 
 def _follow(axes: Axes, points: np.ndarray) -> None:

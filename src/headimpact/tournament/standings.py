@@ -3,30 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import pandas as pd
 
 from headimpact.errors import InputError
-from headimpact.selection.selection import CHAMPION
+from headimpact.evaluation.metrics import Metric, gain_first
+from headimpact.selection.rules import CHAMPION
 from headimpact.text import listed
-from headimpact.tournament.comparison import (
-    MEASURES,
-    Comparison,
-    Measure,
-    Runs,
-    Tournament,
-    analyse,
-    images_needed,
-    smallest_visible,
-)
+from headimpact.tournament.comparison import Comparison, Tournament, analyse
+from headimpact.tournament.power import images_needed, smallest_visible
+from headimpact.tournament.runs import from_tables
 
 DRAWS = "draw"
-_RUN = ["rule", "k", "seed", "draw"]
-_OBJECT = ["image_id", "object_id"]
-_COLUMNS = [measure.column for measure in MEASURES.values()]
-_VERBS = {"gain": ("beats", "is beaten by"), "forgetting": ("keeps more {} than", "keeps less {} than")}
 
 
 @dataclass(frozen=True)
@@ -34,8 +23,8 @@ class Standings:
     """Every model's tournament.
 
     Attributes:
-        changes: one row a model, rule, K and measure: the columns of :class:`comparison.Change`.
-        comparisons: one row a model, rival, K and measure: see :func:`comparisons_table`.
+        changes: one row a model, rule, K and metric: the columns of :class:`comparison.Change`.
+        comparisons: one row a model, rival, K and metric: see :func:`comparisons_table`.
         verdicts: by model, what may be claimed: see :func:`verdicts`.
     """
 
@@ -52,25 +41,25 @@ def standings(
     Each model is a tournament of its own: intervals and p-values are corrected for all comparisons of that model.
 
     Args:
-        runs: by model, as for :func:`read_runs`.
+        runs: by model, one row a contestant and object: see :func:`runs.from_tables`.
         originals: the same of the original.
-        differences: by measure, the difference that somebody wants to see.
+        differences: by metric, the difference that somebody wants to see.
 
     Raises:
-        InputError: as for :func:`read_runs`, :func:`comparison.analyse` and :func:`comparison.images_needed`; the
-            message names the model.
+        InputError: as for :func:`runs.from_tables` and :func:`comparison.analyse`, then the message names the model;
+            or as for :func:`comparisons_table`.
     """
-    found = {model: _analysed(model, table, originals[model]) for model, table in runs.items()}
+    tournaments = {model: _analysed(model, table, originals[model]) for model, table in runs.items()}
     return Standings(
-        changes=_stacked({model: changes_table(tournament) for model, tournament in found.items()}),
-        comparisons=_stacked({model: comparisons_table(one, differences) for model, one in found.items()}),
-        verdicts={model: verdicts(tournament) for model, tournament in found.items()},
+        changes=_stacked({model: changes_table(tournament) for model, tournament in tournaments.items()}),
+        comparisons=_stacked({m: comparisons_table(tournament, differences) for m, tournament in tournaments.items()}),
+        verdicts={model: verdicts(tournament) for model, tournament in tournaments.items()},
     )
 
 
 def _analysed(model: str, table: pd.DataFrame, original: pd.DataFrame) -> Tournament:
     try:
-        return analyse(read_runs(table, original), CHAMPION)
+        return analyse(from_tables(table, original), CHAMPION)
     except InputError as error:
         raise InputError(f"{model}: {error}") from None
 
@@ -81,63 +70,8 @@ def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def read_runs(table: pd.DataFrame, original: pd.DataFrame) -> Runs:
-    """Runs from one long table: rule, k, seed, draw, image_id, object_id, nll, correct, ans_prob.
-
-    Args:
-        table: one row a run and object, in any order; ``correct`` may be a share (mean over orders of options).
-            ``k`` is the K whose budget the run has, so that ``full`` at a matching rank stands beside top-K.
-            ``draw`` tells the draws of a rule apart, and is one number, such as 0, for a rule that draws nothing.
-        original: one row an object, without the first four columns.
-
-    Raises:
-        InputError: a column is missing, a figure is not finite, an object comes twice, or a run holds other
-            objects than the original.
-    """
-    _require(table, [*_RUN, *_OBJECT, *_COLUMNS], "The table of runs")
-    _require(original, [*_OBJECT, *_COLUMNS], "The table of the original")
-    if table[_RUN].isna().to_numpy().any():
-        raise InputError("The table of runs has a run without a rule, K, seed or draw: write 0 where nothing is drawn.")
-    before = _figures(original, "The original")
-    adapted: dict[tuple[Any, ...], np.ndarray] = {}
-    for key, group in table.groupby(_RUN, sort=False):
-        run = cast(tuple[Any, ...], key)
-        name = f"{run[0]}-{run[1]} (seed {run[2]}, draw {run[3]})"
-        found = _figures(group, name)
-        if len(found) != len(before) or not found.index.isin(before.index).all():
-            raise InputError(f"{name} was evaluated on other objects than the original: evaluate both again.")
-        adapted[run] = found.loc[before.index].to_numpy()
-    if not adapted:
-        raise InputError("There is no run to compare: run the tournament first.")
-    rules, ks, seeds, draws = zip(*adapted, strict=True)
-    stacked = np.stack(list(adapted.values()))
-    return Runs(
-        rules=tuple(map(str, rules)),
-        ks=np.array(ks, dtype=np.int64),
-        seeds=np.array(seeds, dtype=np.int64),
-        draws=np.array(draws, dtype=np.int64),
-        images=before.index.get_level_values("image_id").to_numpy(dtype=np.int64),
-        adapted={name: stacked[:, :, i] for i, name in enumerate(_COLUMNS)},
-        original={name: before[name].to_numpy() for name in _COLUMNS},
-    )
-
-
-def _require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
-    if missing := [column for column in columns if column not in table.columns]:
-        raise InputError(f"{what} lacks the columns {', '.join(missing)}: evaluate again.")
-
-
-def _figures(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    found = table.set_index(_OBJECT)[_COLUMNS].astype(np.float64)
-    if found.index.has_duplicates:
-        raise InputError(f"{name} holds object {found.index[found.index.duplicated()][0]} twice: evaluate it again.")
-    if not np.isfinite(found.to_numpy()).all():
-        raise InputError(f"{name} holds a figure that is not a finite number: evaluate it again.")
-    return found
-
-
 def changes_table(tournament: Tournament) -> pd.DataFrame:
-    """One row a rule, K and measure; the columns are those of :class:`comparison.Change`."""
+    """One row a rule, K and metric; the columns are those of :class:`comparison.Change`."""
     return pd.DataFrame([asdict(change) for change in tournament.changes])
 
 
@@ -146,20 +80,25 @@ def comparisons_table(tournament: Tournament, differences: Mapping[str, float], 
 
     ``twins`` are the rules that took the rival's layers, as in ``mass, auroc``. Further columns: ``winner``;
     ``visible``, the true difference that would be claimed with probability ``power``; ``images_needed`` to see the
-    measure's ``difference`` with it. Both are infinite against a rule that took the champion's layers.
+    metric's ``difference`` with it. Both are infinite against a rule that took the champion's layers.
 
     Raises:
-        InputError: as for :func:`comparison.images_needed`.
-        KeyError: a measure has no difference.
+        InputError: as for :func:`power.images_needed`, or a metric has no difference.
     """
+    for comparison in tournament.comparisons:
+        if comparison.metric not in differences:
+            raise InputError(
+                f"tournament.differences.{comparison.metric} is not set: give the difference of {comparison.metric} "
+                "that matters. The tournament says how many test images it takes to see it."
+            )
     return pd.DataFrame(
         {name: value for name, value in asdict(comparison).items() if name != "spread"}
         | {
             "twins": ", ".join(comparison.twins),
             "winner": comparison.winner,
             "visible": smallest_visible(comparison, power),
-            "difference": differences[comparison.measure],
-            "images_needed": images_needed(comparison, differences[comparison.measure], power),
+            "difference": differences[comparison.metric],
+            "images_needed": images_needed(comparison, differences[comparison.metric], power),
         }
         for comparison in tournament.comparisons
     )
@@ -167,11 +106,11 @@ def comparisons_table(tournament: Tournament, differences: Mapping[str, float], 
 
 def headlines(comparisons: pd.DataFrame) -> dict[tuple[str, int], str]:
     """By model and K what can be claimed, in a line, from a table of :attr:`Standings.comparisons`."""
-    told = {}
-    for key, own in comparisons.groupby(["model", "k"]):
-        headline = (f"{measure.name}: {_headline(own[own['measure'] == name])}" for name, measure in MEASURES.items())
-        told[cast(tuple[str, int], key)] = "; ".join(headline)
-    return told
+    lines = {}
+    for key, of_model in comparisons.groupby(["model", "k"]):
+        claims = (f"{m.label}: {_headline(of_model[of_model['metric'] == name])}" for name, m in gain_first().items())
+        lines[cast(tuple[str, int], key)] = "; ".join(claims)
+    return lines
 
 
 def _headline(comparisons: pd.DataFrame) -> str:
@@ -181,58 +120,66 @@ def _headline(comparisons: pd.DataFrame) -> str:
         if row["rule"] not in rules:
             group = better if row["winner"] == row["rule"] else worse if row["winner"] == row["rival"] else undecided
             group[" = ".join(rules)] = None
-    told = [f"{word} than {listed(list(group))}" for word, group in (("better", better), ("worse", worse)) if group]
-    return ", ".join([*told, *([f"{len(undecided)} undecided"] if undecided else [])]) or "nothing to compare"
+    claims = [f"{word} than {listed(list(group))}" for word, group in (("better", better), ("worse", worse)) if group]
+    return ", ".join([*claims, *([f"{len(undecided)} undecided"] if undecided else [])]) or "nothing to compare"
 
 
 def verdicts(tournament: Tournament) -> list[str]:
-    """What may be claimed of the champion, K by K: which rules took its layers; then a sentence a measure.
+    """What may be claimed of the champion, K by K: which rules took its layers; then a sentence a metric.
 
     First against random draws, then against the other rules, from the simultaneous intervals alone. Where the
     interval holds 0 no rule is called better; what is said then is the largest difference, either way, that the
     intervals leave possible, or that they leave everything possible.
     """
-    told = []
+    sentences = []
     for k in sorted({comparison.k for comparison in tournament.comparisons}):
-        own = [comparison for comparison in tournament.comparisons if comparison.k == k]
-        champion = own[0].rule
-        draws = next((f", {comparison.rival_runs} draws" for comparison in own if comparison.rival == DRAWS), "")
-        size = f"{own[0].images} test images, {own[0].runs} seeds{draws}"
-        if same := dict.fromkeys(_name(comparison.rival, k) for comparison in own if comparison.same):
-            told.append(f"{_name(champion, k)} took the same layers as {listed(list(same))}: nothing to compare.")
-        compared = [comparison for comparison in own if not comparison.same]
-        drawn = [comparison for comparison in compared if comparison.rival == DRAWS]
-        others = [comparison for comparison in compared if comparison.rival != DRAWS]
-        for rivals, (name, measure) in product((drawn, others), MEASURES.items()):
-            if group := [comparison for comparison in rivals if comparison.measure == name]:
-                told.append(_verdict(measure, group, size))
-    return told
+        at_k = [comparison for comparison in tournament.comparisons if comparison.k == k]
+        champion = at_k[0].rule
+        draws = next((f", {comparison.rival_runs} draws" for comparison in at_k if comparison.rival == DRAWS), "")
+        size = f"{at_k[0].images} test images, {at_k[0].runs} seeds{draws}"
+        if same := dict.fromkeys(_name(comparison.rival, k) for comparison in at_k if comparison.same):
+            sentences.append(f"{_name(champion, k)} took the same layers as {listed(list(same))}: nothing to compare.")
+        differing = [comparison for comparison in at_k if not comparison.same]
+        drawn = [comparison for comparison in differing if comparison.rival == DRAWS]
+        others = [comparison for comparison in differing if comparison.rival != DRAWS]
+        for rivals, metric in product((drawn, others), gain_first().values()):
+            if group := [comparison for comparison in rivals if comparison.metric == metric.name]:
+                sentences.append(_verdict(metric, group, size))
+    return sentences
 
 
-def _verdict(measure: Measure, group: Sequence[Comparison], size: str) -> str:
+def _verdict(metric: Metric, group: Sequence[Comparison], size: str) -> str:
     champion = _name(group[0].rule, group[0].k)
-    better, worse = (verb.format(measure.name) for verb in _VERBS[measure.aspect])
+    better, worse = _verbs(metric)
     won = [comparison for comparison in group if comparison.winner == comparison.rule]
     lost = [comparison for comparison in group if comparison.winner == comparison.rival]
     undecided = [comparison for comparison in group if comparison.winner is None]
-    told = [f"{champion} {verb} {_decided(found)}" for verb, found in ((better, won), (worse, lost)) if found]
+    claims = [f"{champion} {verb} {_decided(of)}" for verb, of in ((better, won), (worse, lost)) if of]
     if undecided:
         low, high = min(c.low for c in undecided), max(c.high for c in undecided)
         bound = max(-low, high)
-        claim = f"no difference larger than {bound:.3g}" if bound < measure.largest else "nothing"
-        told.append(
+        claim = f"no difference larger than {bound:.3g}" if bound < metric.largest else "nothing"
+        claims.append(
             f"{claim} can be claimed at this n between {champion} and {listed(list(_rivals(undecided)))} "
             f"[{low:.3g} to {high:.3g}]"
         )
-    return f"{measure.aspect.capitalize()} ({measure.name}): {'; '.join(told)} (n: {size})."
+    return f"{str(metric.aspect).capitalize()} ({metric.label}): {'; '.join(claims)} (n: {size})."
+
+
+def _verbs(metric: Metric) -> tuple[str, str]:
+    """What the better rule does to a rival, and what the worse one does."""
+    if metric.aspect == "gain":
+        return "beats", "is beaten by"
+    better, worse = ("more", "less") if metric.higher_is_better else ("less", "more")
+    return f"keeps {better} {metric.label} than", f"keeps {worse} {metric.label} than"
 
 
 def _decided(group: Sequence[Comparison]) -> str:
-    told = []
+    differences = []
     for name, comparison in _rivals(group).items():
         low, high = sorted((abs(comparison.low), abs(comparison.high)))
-        told.append(f"{name} by {abs(comparison.advantage):.3g} [{low:.3g} to {high:.3g}]")
-    return listed(told)
+        differences.append(f"{name} by {abs(comparison.advantage):.3g} [{low:.3g} to {high:.3g}]")
+    return listed(differences)
 
 
 def _rivals(group: Sequence[Comparison]) -> dict[str, Comparison]:

@@ -1,6 +1,7 @@
-"""A base from a folder or from the hub, through the same code."""
+"""A base from a folder or from the hub, through the same code; or from a model that is in memory already."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -85,3 +86,47 @@ def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module
             f"the first is {wrong[0]}. The config belongs to another checkpoint, or the weights are incomplete."
         )
     return model
+
+
+def adopt(model: Any, processor: Any) -> Vlm:
+    """A base from a transformers model that is in memory, which stays where it is and as precise as it is.
+
+    The model itself is changed in two things: it is in evaluation mode, and its decoder's attention is this project's
+    (:mod:`headimpact.vlm.attention`), which gives the same outputs. To undo this, set again what it was before:
+    ``model.set_attn_implementation({"text_config": "sdpa"})``, with ``"eager"`` for PaliGemma 2, and ``model.train()``.
+
+    Args:
+        model: with its language model head; gets no copy.
+        processor: what has its ``tokenizer``, ``image_processor`` and ``chat_template`` (a transformers processor).
+            A torchvision image processor is replaced by the PIL one of the same settings.
+
+    Raises:
+        InputError: as for :func:`skeleton`; there is no such model or processor.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "set_attn_implementation"):
+        raise InputError(
+            f"A {type(model).__name__} is no base: give a folder, a hub name, or a transformers model with its "
+            "processor."
+        )
+    source = config.name_or_path or "the model in memory"
+    tokenizer, image_processor = (getattr(processor, name, None) for name in ("tokenizer", "image_processor"))
+    if tokenizer is None or image_processor is None:
+        raise InputError(
+            f"{source} needs a processor with tokenizer and image_processor, not a {type(processor).__name__}: the one "
+            "that transformers' AutoProcessor.from_pretrained gives."
+        )
+    family = settings.find_family(source, config.to_dict(), [kind.__name__ for kind in type(model).__mro__])
+    template = settings.choose_template(source, getattr(processor, "chat_template", None) or tokenizer.chat_template)
+    vlm = family(
+        model,
+        settings.check_fast(source, tokenizer),
+        settings.pil_image_processor(source, image_processor, family),
+        template,
+        source,
+        getattr(config, "_commit_hash", None),
+        "",
+    )
+    settings.check(vlm)
+    model.set_attn_implementation({"text_config": attention.NAME})
+    return vlm

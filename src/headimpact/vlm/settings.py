@@ -1,5 +1,6 @@
 """A checkpoint's small files, read and held to each other before anything heavy is loaded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,19 @@ def read_family(source: str, folder: Path) -> type[Vlm]:
         InputError: it is of none of ``FAMILIES``.
     """
     config = read_json(folder / CONFIG)
+    classes = config.get("architectures") if isinstance(config, dict) else None
+    return find_family(source, config, classes or [])
+
+
+def find_family(source: str, config: Any, classes: Sequence[str]) -> type[Vlm]:
+    """The family of a configuration (the content of its config.json) and of the names of its model's classes, where
+    they are known.
+
+    Raises:
+        InputError: it is of none of ``FAMILIES``.
+    """
     kind = model_type(source, config)
-    family, classes = family_class(kind), config.get("architectures") or []
+    family = family_class(kind)
     if classes and family.model_class.__name__ not in classes:
         raise InputError(
             f"{source} is not supported: it holds a {classes[0]}; of {kind} models, {family.model_class.__name__} is."
@@ -54,6 +66,15 @@ def read_tokenizer(source: str, folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception
         raise _unreadable(source, "tokenizer", error) from None
+    return check_fast(source, tokenizer)
+
+
+def check_fast(source: str, tokenizer: Any) -> Any:
+    """The tokenizer itself.
+
+    Raises:
+        InputError: it is a slow one.
+    """
     if not tokenizer.is_fast:
         raise InputError(f"{source} has no fast tokenizer (tokenizer.json), which the places of characters come from.")
     return tokenizer
@@ -69,6 +90,17 @@ def read_image_processor(source: str, folder: Path, family: type[Vlm]) -> Any:
         image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (*_BAD, ImportError) as error:
         raise _unreadable(source, "image processor settings", error) from None
+    return pil_image_processor(source, image_processor, family)
+
+
+def pil_image_processor(source: str, image_processor: Any, family: type[Vlm]) -> Any:
+    """The image processor in its PIL form: itself, or one of the same settings where it is torchvision's.
+
+    Raises:
+        InputError: it is that of another family.
+    """
+    if f"{type(image_processor).__name__}Pil" == family.image_processor_class.__name__:
+        return family.image_processor_class.from_dict(image_processor.to_dict())
     if type(image_processor) is not family.image_processor_class:
         raise InputError(
             f"{source}: its image processor is a {type(image_processor).__name__}, where the model takes the images "
@@ -83,7 +115,15 @@ def read_template(source: str, folder: Path, tokenizer: Any) -> str | None:
     Raises:
         InputError: there are several, and none is the default one.
     """
-    template = _processor_template(folder) or tokenizer.chat_template
+    return choose_template(source, _processor_template(folder) or tokenizer.chat_template)
+
+
+def choose_template(source: str, template: Any) -> str | None:
+    """The one chat template, or the default one of several (a dictionary, or a list of names and templates).
+
+    Raises:
+        InputError: none of several is the default one.
+    """
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}
     if isinstance(template, dict):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,6 +29,19 @@ class TokenGrid:
     def tokens(self) -> int:
         """Number of visual tokens."""
         return self.blocks * self.rows * self.cols
+
+
+def planes(maps: Float[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Float[np.ndarray, "maps _rows _cols"]]:
+    """Maps of one value a visual token, laid out as the image: the crops joined (where there are any), and the whole.
+
+    Each of them covers the whole image, stretched to its own rows and columns.
+    """
+    blocks = maps.reshape(len(maps), grid.blocks, grid.rows, grid.cols)
+    if grid.blocks == 1:
+        return [blocks[:, 0]]
+    crops = blocks[:, :-1].reshape(len(maps), grid.crop_rows, grid.crop_cols, grid.rows, grid.cols)
+    joined = crops.transpose(0, 1, 3, 2, 4).reshape(len(maps), grid.crop_rows * grid.rows, -1)
+    return [joined, blocks[:, -1]]
 
 
 def coverage(seen: Float[Tensor, "tokens pixels"]) -> Float[Tensor, "tokens"]:

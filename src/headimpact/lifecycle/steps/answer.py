@@ -12,7 +12,7 @@ from headimpact.data.coco import Sample
 from headimpact.engine.phrases import batches
 from headimpact.errors import InputError
 from headimpact.evaluation import answers, orders
-from headimpact.evaluation.objects import Question, draw_questions
+from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.files import atomic_folder, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job

@@ -6,15 +6,15 @@ from typing import Any
 import pandas as pd
 
 from headimpact.adapters import lora
-from headimpact.adapters.cell import evaluate
 from headimpact.evaluation import metrics
+from headimpact.evaluation.objects import evaluate
 from headimpact.files import atomic_folder, digest_file, read_json, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import alias
+from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
 
 
@@ -84,8 +84,7 @@ def _summary(
         rows.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
         rows.append(("registered", f"{name} version {version}, alias {its_alias}"))
         following = f"mlflow models serve -m models:/{name}@{its_alias} --env-manager local -p 5001"
-    missing = (
-        [] if differences or job.setup == "original" else [("the comparison", "the original is not evaluated yet")]
-    )
+    compared = differences or job.setup == "original"
+    missing = [] if compared else [("comparison", "the original is not evaluated yet")]
     folder = layout.evaluation(job.model, job.setup)
     return Summary(f"evaluate {job.setup} of {job.model}", rows, missing, [folder], run_id, following)

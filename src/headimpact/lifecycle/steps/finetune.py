@@ -15,7 +15,8 @@ from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
-from headimpact.selection.selection import Selection, check_setup
+from headimpact.selection.grammar import read_setup
+from headimpact.selection.selection import Selection
 from headimpact.vlm.base import Vlm
 
 _HISTORY = ["step", "epoch", "metric", "value"]
@@ -54,7 +55,7 @@ def _train(config: Config, job: Job, vlm: Vlm, selected: dict[str, Any]) -> dict
     """Train and write; gives the adapter's header."""
     selection = Selection.from_dict(selected)
     settings = lora.LoraSettings(**config.lora.model_dump())
-    chosen = cell.placement(selection.layers, selection.heads, check_setup(job.setup).budget, settings.rank)
+    chosen = cell.placement(selection.layers, selection.heads, read_setup(job.setup).budget, settings.rank)
     header = {
         "base": job.model,
         "source": vlm.source,

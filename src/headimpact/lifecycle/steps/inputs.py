@@ -26,8 +26,8 @@ def load_base(config: Config, job: Job) -> Vlm:
     base = loading.load(identity["source"], identity["revision"], config.compute.device, config.compute.dtype)
     if base.digest != identity["digest"]:
         raise InputError(
-            f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, or "
-            f"go on with the new ones: headimpact identify --model {job.model}"
+            f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
+            f"or go on with the new ones: headimpact identify --model {job.model}"
         )
     return base
 

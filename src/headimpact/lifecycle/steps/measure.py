@@ -1,4 +1,4 @@
-"""Measure what Head Impact does not say about a layer."""
+"""Measure what Head Impact does not say about each layer."""
 
 from headimpact.engine.phrases import batches
 from headimpact.files import atomic_file
@@ -14,24 +14,25 @@ TARGETS = ("q_proj", "k_proj", "v_proj")
 
 
 def run(config: Config, job: Job) -> Summary:
-    """Gradient, knockout, attention share and localisation of every layer, on images of the impact part."""
+    """Every measure that is no column of the HI table, on images of the impact part."""
     samples = draw_images(read_part("impact"), config.measure.images, config.seed)
     path = layout.measures(job.model)
     with tracking.run("measure", job.model) as run_id:
         tracking.log_parameters({"model": job.model, "dataset": config.dataset, "measure": config.measure.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "impact")
         groups = list(batches(samples, config.measure.batch_images))
-        found = measure(load_base(config, job), track(groups, len(groups), f"measuring {job.model}"), TARGETS)
-        table = found.table()
+        measures = measure(load_base(config, job), track(groups, len(groups), f"measuring {job.model}"), TARGETS)
+        table = measures.table()
         with atomic_file(path) as aside:
             table.to_csv(aside, index=False)
         tracking.log_table("measures", table)
         tracking.log_files(path)
-    names = ("gradient", "knockout", "share", "localisation")
-    highest = [(name, f"layer {table[name].argmax()}: {table[name].max():.3g}") for name in names]
+    highest = [
+        (f"highest {name}", f"layer {table[name].argmax()}: {table[name].max():.3g}") for name in measures.values
+    ]
     return Summary(
         f"measure {job.model}",
-        [("images", str(len(samples))), *((f"highest {name}", told) for name, told in highest)],
+        [("images", str(len(samples))), *highest],
         files=[path],
         run=run_id,
         next=f"headimpact select --model {job.model} --setup knockout-4",

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import head_grid
 from headimpact.lifecycle import layout
-from headimpact.selection.selection import HI_COLUMNS, MEASURES
+from headimpact.selection.measured import measured_layers
 
 
 def read_measured(model: str, with_measures: bool) -> dict[str, np.ndarray]:
@@ -18,15 +17,12 @@ def read_measured(model: str, with_measures: bool) -> dict[str, np.ndarray]:
         InputError: a file is not there.
     """
     table = _read(layout.impact_table(model), f"score --model {model}")
-    measured = {column: head_grid(table, column) for column in HI_COLUMNS}
-    if with_measures:
-        layers = _read(layout.measures(model), f"measure --model {model}")
-        measured |= {name: layers[name].to_numpy() for name in MEASURES if name in layers}
-    return measured
+    measures = _read(layout.measures(model), f"measure --model {model}") if with_measures else None
+    return measured_layers(table, measures)
 
 
 def _read(path: Path, command: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, float_precision="round_trip")
+        return pd.read_csv(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Make it: headimpact {command}") from None

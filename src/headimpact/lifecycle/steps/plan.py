@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headimpact import devices
+from headimpact import devices, hub
 from headimpact.adapters import cell, cost, lora
 from headimpact.data import coco
 from headimpact.errors import InputError
@@ -15,7 +15,7 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps.inputs import read_part
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import parse_setup
+from headimpact.selection.setups import parse_setup
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
 

@@ -5,7 +5,9 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.selection import Reason, needs_measures, select
+from headimpact.selection.choice import select
+from headimpact.selection.selection import Reason
+from headimpact.selection.setups import needs_measures
 
 
 def run(config: Config, job: Job) -> Summary:

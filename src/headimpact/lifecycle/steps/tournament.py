@@ -12,17 +12,23 @@ import torch
 
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
+from headimpact.devices import choose_device, choose_dtype
+from headimpact.engine.watch import unwatched
 from headimpact.engine.workers import work
 from headimpact.errors import InputError
-from headimpact.files import atomic_file, digest_file, write_json
-from headimpact.lifecycle import layout, tracking
+from headimpact.evaluation.metrics import COMPARED
+from headimpact.evaluation.objects import evaluate
+from headimpact.files import atomic_file, digest_file, read_json, write_json
+from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, read_part
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
-from headimpact.selection.selection import CHAMPION, check_setup, select
+from headimpact.selection.choice import select
+from headimpact.selection.grammar import read_setup
+from headimpact.selection.rules import CHAMPION
 from headimpact.tournament import contest
 from headimpact.tournament import figure as tournament_figure
 from headimpact.tournament.contest import Contest, Key, Run
@@ -97,7 +103,7 @@ def _track(cells: pd.DataFrame, found: Standings) -> None:
         tags = {"step": "tournament run", "model": row["model"], "setup": setup, "layers": row["layers"]}
         with tracking.child(name, tags | digest):
             tracking.log_parameters({column: row[column] for column in ("rule", "k", "seed", "draw", "rank")})
-            measured = {f"test/{metric}": row[metric] for metric in contest.METRICS}
+            measured = {f"test/{metric}": row[metric] for metric in COMPARED}
             tracking.log_metrics(measured | {"parameters/trainable": row["trainable"]})
     for name, table in (("cells", cells), ("changes", found.changes), ("comparisons", found.comparisons)):
         tracking.log_table(name, table)
@@ -120,7 +126,7 @@ def _enter(config: Config, model: str) -> Contest:
     selections = {entry.setup: select(entry.setup, measured, config.seed) for entry in entered}
     runs = {}
     for entry in entered:
-        layers, budget = selections[entry.setup].layers, check_setup(entry.setup).budget
+        layers, budget = selections[entry.setup].layers, read_setup(entry.setup).budget
         chosen = cell.placement(layers, (), budget, config.lora.rank)
         runs[entry] = Run(chosen, entry.seed)
     identity, device = read_json(layout.identity(model)), choose_device(config.compute.device)
@@ -152,7 +158,10 @@ def _train(config: Config, contests: Sequence[Contest]) -> int:
     threads = max(1, (config.compute.threads or torch.get_num_threads()) // workers)
     missing: dict[tuple[str, Key], Task] = {}
     for entry in contests:
-        known = contest.finished(contest.read_runs(layout.tournament_runs(entry.model), entry.context))
+        path = layout.tournament_runs(entry.model)
+        known = contest.finished(contest.read_runs(path, entry.context))
+        if notice := contest.outdated(path, entry.context):
+            print(notice, flush=True)
         for needed in (contest.ORIGINAL, *entry.runs.values()):
             if needed.key not in known:
                 task = Task(config, entry.model, entry.revision, entry.context, needed, threads)
@@ -172,7 +181,7 @@ def _make(task: Task) -> tuple[int, pd.DataFrame]:
     torch.set_num_threads(task.threads)
     base = loading.load(config.models[task.model].source, task.revision, config.compute.device, config.compute.dtype)
     trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, base)
-    objects = cell.evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, _unwatched)
+    objects = evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, unwatched)
     return trainable, objects
 
 
@@ -183,7 +192,7 @@ def _adapt(task: Task, base: Vlm) -> int:
     data = cell.TrainingData(read_part("train"), read_part("val"))
     try:
         peft_model, _ = cell.train_adapter(
-            base, task.run.adapted, settings, train, data, _state(task), fingerprint, _unwatched
+            base, task.run.adapted, settings, train, data, _state(task), fingerprint, unwatched
         )
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
@@ -192,7 +201,3 @@ def _adapt(task: Task, base: Vlm) -> int:
 
 def _state(task: Task) -> Path:
     return layout.tournament_state(task.model, "-".join(map(str, task.run.key)))
-
-
-def _unwatched(items, total, what):
-    return items

@@ -1,93 +1,28 @@
-"""Evaluation against the obvious way, and the questions it asks."""
+"""Evaluation against the obvious way."""
 
 import math
-from collections import Counter
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import numpy as np
 import obvious
 import pytest
 import torch
 
 from headimpact.data import coco, scenes
 from headimpact.data.coco import Sample
-from headimpact.engine import phrases
-from headimpact.engine.phrases import phrase_nll
-from headimpact.errors import InputError
-from headimpact.evaluation import objects
-from headimpact.evaluation.objects import draw_questions, evaluate_images
-from headimpact.text import normalise
+from headimpact.engine.phrases import batches, phrase_nll
+from headimpact.engine.watch import unwatched
+from headimpact.evaluation.objects import ObjectResult, evaluate, evaluate_images
+from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.tiny import bases
-from headimpact.vlm.base import OPTION_LABELS, Vlm
-
-MASK = np.ones((2, 2), dtype=bool)
-
-
-def sample(image_id: int, *phrases: str) -> Sample:
-    """An image that is never opened."""
-    objects = [coco.key_object(10 * image_id + i, phrase, MASK, 1.0) for i, phrase in enumerate(phrases)]
-    return Sample(image_id, Path("none"), 2, 2, tuple(objects))
-
-
-# ---- questions
-
-ZOO = [
-    sample(1, "a red cat", "The dog."),
-    sample(2, "RED CAT!", "an owl", "blue bird"),
-    sample(3, "dog", "yellow fish", "grey mouse"),
-    sample(4, "big bear", "owl"),
-]
-
-
-def test_a_question_holds_the_phrase_and_three_others_that_are_not_true_of_the_image():
-    for seed in range(30):
-        questions = draw_questions(ZOO, seed)
-        assert set(questions) == {obj.id for one in ZOO for obj in one.objects}
-        for one in ZOO:
-            true_here = {normalise(obj.phrase) for obj in one.objects}
-            for obj in one.objects:
-                question = questions[obj.id]
-                assert len(question.options) == 4
-                assert question.options[question.label] == obj.phrase
-                others = [normalise(o) for i, o in enumerate(question.options) if i != question.label]
-                assert len(set(others)) == 3
-                assert not true_here & set(others)
-
-
-def test_questions_depend_on_seed_and_object_alone():
-    questions = draw_questions(ZOO, 0)
-    np.random.seed(5)
-    assert draw_questions(ZOO[::-1], 0) == questions
-    assert draw_questions(ZOO, 1) != questions
-    turned = [Sample(s.id, s.path, 2, 2, s.objects[::-1]) for s in ZOO]
-    assert draw_questions(turned, 0) == questions
-
-
-def test_label_positions_and_distractors_are_drawn_evenly():
-    """400 objects, each position expected 100 times with a standard deviation of 8.7."""
-    samples = [sample(i, f"thing {i % 20}") for i in range(1, 401)]
-    questions = draw_questions(samples, 0)
-    labels = Counter(question.label for question in questions.values())
-    assert sorted(labels) == [0, 1, 2, 3]
-    assert all(70 <= count <= 130 for count in labels.values())
-    offered = Counter(o for q in questions.values() for i, o in enumerate(q.options) if i != q.label)
-    assert len(offered) == 20
-    assert all(30 <= count <= 90 for count in offered.values())  # 60 expected
-
-
-def test_too_few_phrases_are_refused():
-    few = [sample(1, "a cat"), sample(2, "a dog", "the Dog"), sample(7, "an owl")]
-    with pytest.raises(InputError, match=r"Too few different phrases to ask about image 1: 2 false ones"):
-        draw_questions(few, 0)
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS
 
 
 def test_batches():
-    groups = phrases.batches([*ZOO, sample(5)], 2)
-    assert [[one.id for one in group] for group in groups] == [[1, 2], [3, 4], [5]]
-    assert list(phrases.batches([], 2)) == []
-
-
-# ---- figures
+    five = [Sample(i, Path("never opened"), 2, 2, ()) for i in range(1, 6)]
+    assert [[sample.id for sample in group] for group in batches(five, 2)] == [[1, 2], [3, 4], [5]]
+    assert list(batches([], 2)) == []
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +42,7 @@ def vlm(request) -> Vlm:
     return bases.build(request.param, 3)
 
 
-def shares(vlm: Vlm, question: objects.Question, encoded) -> torch.Tensor:
+def shares(vlm: Vlm, question: Question, encoded) -> torch.Tensor:
     """The labels' shares of their own probability, each label tokenised in its place."""
     found = []
     for label in OPTION_LABELS:
@@ -143,7 +78,7 @@ def test_batches_of_other_sizes_give_the_same(vlm, samples):
     questions = draw_questions(samples, 0)
     together = evaluate_images(vlm, samples, questions)
     for size in (1, 2):
-        groups = phrases.batches(samples, size)
+        groups = batches(samples, size)
         apart = [result for group in groups for result in evaluate_images(vlm, group, questions)]
         assert len(apart) == len(together)
         for a, b in zip(apart, together, strict=True):
@@ -160,3 +95,19 @@ def test_phrases_alone_have_the_same_nll(vlm, samples):
         assert (one.id, obj.id, tokens) == (result.image_id, result.object_id, result.tokens)
         assert nll == pytest.approx(result.nll, abs=1e-4)
         assert math.isfinite(nll)
+
+
+def test_a_part_is_evaluated_batch_by_batch_one_row_an_object(samples):
+    vlm, seen = bases.build("tiny-smolvlm", 3), []
+
+    def watch(items, total, what):
+        seen.append((total, what))
+        return items
+
+    table = evaluate(vlm, samples, 0, 2, watch)
+    assert seen == [(3, "evaluating")]
+    questions = draw_questions(samples, 0)
+    expected = [asdict(r) for group in batches(samples, 2) for r in evaluate_images(vlm, group, questions)]
+    assert table.to_dict("records") == expected
+    assert list(table) == [field.name for field in fields(ObjectResult)]
+    assert evaluate(vlm, samples, 1, 2, unwatched)["answer"].tolist() != table["answer"].tolist()
