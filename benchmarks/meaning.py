@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from headimpact import statistics
-from headimpact.data.coco import Sample, read_part
+from headimpact.data.coco import read_part
+from headimpact.data.samples import Sample
 from headimpact.engine.phrases import batches, phrase_nll
 from headimpact.evaluation.objects import evaluate_images
 from headimpact.evaluation.questions import draw_questions
 from headimpact.impact.scoring import Scorer
-from headimpact.lifecycle import config, layout
+from headimpact.lifecycle import config, layout, params
 from headimpact.tiny import bases
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
@@ -83,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200, help="images of each part")
     images = parser.parse_args().images
-    settings = config.load(layout.PARAMS)
+    settings = params.load(layout.PARAMS)
     table = Table()
     for name in ("base", "accuracy", "perplexity", "without image", "best head", "HI", "chance", "standard errors"):
         table.add_column(name, justify="left" if name == "base" else "right")

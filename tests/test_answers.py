@@ -10,8 +10,9 @@ import pytest
 from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.phrases import phrase_nll
 from headimpact.evaluation import answers
 from headimpact.lifecycle import serving
@@ -26,7 +27,7 @@ LIMITS = serving.Limits(
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 1, "val": 1, "test": 6}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 6}, seed=0)
     return sorted(coco.read_part(folder, "test"), key=lambda sample: len(sample.objects))
 
 
@@ -69,7 +70,7 @@ def test_a_cutout_is_the_box_and_never_too_small():
     large[20:80, 100:180] = True
     small[0, 299] = True
     thin[0:200, 5] = True
-    boxes = [coco.key_object(i, "thing", mask, 1.0) for i, mask in enumerate((large, small, thin))]
+    boxes = [key_object(i, "thing", mask, 1.0) for i, mask in enumerate((large, small, thin))]
     cut = [answers.cutout(image, obj) for obj in boxes]
     assert cut[0].size == (80, 60)
     np.testing.assert_array_equal(np.asarray(cut[0]), np.asarray(image)[20:80, 100:180])

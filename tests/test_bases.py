@@ -8,7 +8,8 @@ import pytest
 from meaning import Meaning, measure
 
 from headimpact.data import scenes
-from headimpact.lifecycle import config, layout
+from headimpact.data.scene_dataset import write_scenes
+from headimpact.lifecycle import config, layout, params
 from headimpact.tiny import bases
 from headimpact.vlm import loading
 
@@ -18,13 +19,13 @@ IMAGES = 60
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, settings: config.Config) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": IMAGES, "train": 1, "val": 1, "test": IMAGES}, settings.seed)
+    write_scenes(folder, {"impact": IMAGES, "train": 1, "val": 1, "test": IMAGES}, settings.seed)
     return folder
 
 
 @pytest.fixture(scope="module")
 def settings(project_root: Path) -> config.Config:
-    return config.load(project_root / layout.PARAMS)
+    return params.load(project_root / layout.PARAMS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from headimpact.data import captions, records
+from headimpact.data import captions
+from headimpact.data.lines import Captioned, read
 from headimpact.errors import InputError
 
 
@@ -41,9 +42,9 @@ def write(folder: Path, value: dict) -> Path:
     return path
 
 
-def chosen(folder: Path, value: dict, count: int = 40, seed: int = 0) -> list[captions.Captioned]:
+def chosen(folder: Path, value: dict, count: int = 40, seed: int = 0) -> list[Captioned]:
     captions.choose(write(folder, value), folder / "captions.jsonl", count, seed)
-    return list(records.read(folder / "captions.jsonl", captions.Captioned))
+    return list(read(folder / "captions.jsonl", Captioned))
 
 
 def test_what_is_chosen_is_what_the_file_says(tmp_path):
@@ -101,7 +102,7 @@ def test_images_without_a_caption_are_left_out_and_counted(tmp_path):
     value["annotations"] = [item for item in value["annotations"] if item["image_id"] != 10]
     choice = captions.choose(write(tmp_path, value), tmp_path / "captions.jsonl", 100, 0)
     assert choice == captions.Choice(images=6, without_caption=2, chosen=4)
-    lines = list(records.read(tmp_path / "captions.jsonl", captions.Captioned))
+    lines = list(read(tmp_path / "captions.jsonl", Captioned))
     assert [line.image_id for line in lines] == [30, 40, 50, 60]
     assert lines[0].caption_id == 3004
 
@@ -155,7 +156,7 @@ def test_half_of_a_character_is_no_crash(tmp_path):
     path = tmp_path / "captions.json"
     path.write_text(json.dumps(content(2)).replace("\\u00e9", "\\ud800"))
     captions.choose(path, tmp_path / "captions.jsonl", 2, 0)
-    assert len(list(records.read(tmp_path / "captions.jsonl", captions.Captioned))) == 2
+    assert len(list(read(tmp_path / "captions.jsonl", Captioned))) == 2
 
 
 def test_a_missing_file_is_told(tmp_path):

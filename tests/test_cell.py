@@ -9,7 +9,8 @@ from family_facts import fresh, tiny
 from headimpact.adapters import cell, lora
 from headimpact.adapters.cell import Placement, TrainingData
 from headimpact.adapters.training import TrainSettings
-from headimpact.data import coco, scenes
+from headimpact.data import coco
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.watch import unwatched
 from headimpact.evaluation.objects import evaluate
 
@@ -32,7 +33,7 @@ TRAIN = TrainSettings(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 2, "val": 2, "test": 2}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 2, "val": 2, "test": 2}, seed=0)
     return folder
 
 

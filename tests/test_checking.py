@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from headimpact.data import checking, coco, scenes
-from headimpact.data.coco import Problem
+from headimpact.data import checking, coco
+from headimpact.data.manifest import manifest_path, write_manifest
+from headimpact.data.problems import Problem
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
+from headimpact.data.writing import write_part
 from headimpact.errors import InputError
 from headimpact.lifecycle import check_data
 
@@ -22,8 +26,8 @@ SIZES = {"impact": 2, "train": 4, "val": 2, "test": 2}
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Ten scenes, without their manifest: data of one's own in the project's layout."""
-    scenes.write_dataset(tmp_path / "mine", SIZES, seed=5)
-    coco.manifest_path(tmp_path / "mine").unlink()
+    write_scenes(tmp_path / "mine", SIZES, seed=5)
+    manifest_path(tmp_path / "mine").unlink()
     return tmp_path / "mine"
 
 
@@ -42,10 +46,10 @@ def image_file(folder: Path, image_id: int) -> Path:
     return coco.images_path(folder) / f"{image_id:06d}.png"
 
 
-def told(folder: Path) -> list[tuple[str, str, str]]:
-    found = checking.check(folder).problems
-    assert all(problem.advice.endswith(".") for problem in found)
-    return [(problem.file.name, problem.record, problem.what) for problem in found]
+def problems_of(folder: Path) -> list[tuple[str, str, str]]:
+    problems = checking.check(folder).problems
+    assert all(problem.advice.endswith(".") for problem in problems)
+    return [(problem.file.name, problem.record, problem.what) for problem in problems]
 
 
 def claim(path: Path, width: int, height: int) -> None:
@@ -60,7 +64,7 @@ def test_a_sound_dataset_has_no_problem(folder):
     objects = {part: sum(len(s.objects) for s in coco.read_part(folder, part)) for part in coco.PARTS}
     expected = {part: (size, objects[part]) for part, size in SIZES.items()}
     assert checking.check(folder) == checking.Check(10, sum(objects.values()), expected, [])
-    coco.write_manifest(folder)
+    write_manifest(folder)
     assert checking.check(folder).problems == []
 
 
@@ -72,14 +76,14 @@ def test_every_bad_image_is_found(folder):
     Image.new("RGB", (9, 8)).save(image_file(folder, other))
     Image.new("RGB", (9, 8)).save(image_file(folder, foreign), format="GIF")
     claim(image_file(folder, bomb), 60_000, 60_000)
-    found = {record: (file, what) for file, record, what in told(folder)}
-    assert set(found) == {f"image {i}" for i in (missing, truncated, other, foreign, bomb)}
-    assert all(file == image_file(folder, int(record.split()[1])).name for record, (file, _) in found.items())
-    assert found[f"image {missing}"][1] == "does not exist"
-    assert found[f"image {truncated}"][1].startswith("is damaged or truncated (")
-    assert found[f"image {other}"][1].startswith("is 9x8 pixels, its annotations are for ")
-    assert found[f"image {foreign}"][1] == "is not a PNG or JPEG image"
-    assert found[f"image {bomb}"][1] == "has more than 50 megapixels"
+    by_record = {record: (file, what) for file, record, what in problems_of(folder)}
+    assert set(by_record) == {f"image {i}" for i in (missing, truncated, other, foreign, bomb)}
+    assert all(file == image_file(folder, int(record.split()[1])).name for record, (file, _) in by_record.items())
+    assert by_record[f"image {missing}"][1] == "does not exist"
+    assert by_record[f"image {truncated}"][1].startswith("is damaged or truncated (")
+    assert by_record[f"image {other}"][1].startswith("is 9x8 pixels, its annotations are for ")
+    assert by_record[f"image {foreign}"][1] == "is not a PNG or JPEG image"
+    assert by_record[f"image {bomb}"][1] == "has more than 50 megapixels"
 
 
 def test_every_bad_annotation_is_found(folder):
@@ -127,9 +131,9 @@ def test_every_bad_annotation_is_found(folder):
             [*({**record, "id": number} for number, (record, _) in bad.items()), {**good, "id": 1010}, *misshapen]
         ),
     )
-    found = told(folder)
-    by_field = [(record, what) for _, record, what in found if record.startswith("annotations.")]
-    by_id = {int(record.split()[1]): what for _, record, what in found if record.startswith("annotation ")}
+    problems = problems_of(folder)
+    by_field = [(record, what) for _, record, what in problems if record.startswith("annotations.")]
+    by_id = {int(record.split()[1]): what for _, record, what in problems if record.startswith("annotation ")}
     assert by_id == {number: what for number, (_, what) in bad.items()}
     assert [record for record, _ in by_field] == [
         f"annotations.{count}.score",
@@ -138,8 +142,8 @@ def test_every_bad_annotation_is_found(folder):
         *(f"annotations.{count + 3}.{field}" for field in ("segmentation", "phrase")),
         f"annotations.{count + 4}",
     ]
-    assert len(found) == len(by_id) + len(by_field)
-    assert {file for file, _, _ in found} == {"test.json"}
+    assert len(problems) == len(by_id) + len(by_field)
+    assert {file for file, _, _ in problems} == {"test.json"}
 
 
 def test_a_missing_phrase_is_found(folder):
@@ -148,7 +152,7 @@ def test_a_missing_phrase_is_found(folder):
         del content["annotations"][0]["phrase"]
 
     edit(folder, "val", change)
-    assert told(folder) == [("val.json", "annotations.0.phrase", "Field required")]
+    assert problems_of(folder) == [("val.json", "annotations.0.phrase", "Field required")]
 
 
 def test_every_bad_image_record_is_found(folder):
@@ -164,7 +168,7 @@ def test_every_bad_image_record_is_found(folder):
         ]
 
     edit(folder, "test", change)
-    assert [(record, what.split(":")[0]) for _, record, what in told(folder)] == [
+    assert [(record, what.split(":")[0]) for _, record, what in problems_of(folder)] == [
         ("images.4.file_name", "String should match pattern '^[^\\x00-\\x1f\\x7f]+$'"),
         ("images.4.height", "Input should be greater than 0"),
         ("images.5", "Input should be a valid dictionary or instance of _Image"),
@@ -178,7 +182,7 @@ def test_files_that_are_no_coco_json(folder):
     coco.annotation_path(folder, "val").write_text("{")
     coco.annotation_path(folder, "train").write_text('{"images": 3}')
     coco.annotation_path(folder, "test").write_text("[]")
-    assert [(file, what.split(":")[0]) for file, _, what in told(folder)] == [
+    assert [(file, what.split(":")[0]) for file, _, what in problems_of(folder)] == [
         ("train.json", "has no list of images"),
         ("train.json", "has no list of annotations"),
         ("val.json", "is not valid JSON"),
@@ -193,11 +197,11 @@ def test_an_image_in_two_parts_is_found_by_id_and_by_its_pixels(folder):
     test = coco.read_part(folder, "test")
     with Image.open(image_file(folder, copied)) as image:
         image.save(image_file(folder, target), compress_level=9)
-    twin = coco.Sample(
+    twin = Sample(
         target, image_file(folder, target), impact[copied].width, impact[copied].height, impact[copied].objects
     )
-    coco.write_part(folder, "test", [twin, test[1], impact[moved]])
-    assert told(folder) == [
+    write_part(folder, "test", [twin, test[1], impact[moved]])
+    assert problems_of(folder) == [
         ("mine", f"image {moved}", "it is in impact and in test"),
         (
             image_file(folder, target).name,
@@ -209,16 +213,16 @@ def test_an_image_in_two_parts_is_found_by_id_and_by_its_pixels(folder):
 
 def test_a_part_without_objects_is_found(folder):
     edit(folder, "val", lambda content: content.update(annotations=[]))
-    assert told(folder) == [("mine", "val", "has no image with an object")]
+    assert problems_of(folder) == [("mine", "val", "has no image with an object")]
 
 
 def test_a_dataset_is_held_to_its_manifest(folder):
-    coco.write_manifest(folder)
+    write_manifest(folder)
     image_file(folder, ids(folder, "test")[0]).rename(folder / "images" / "other.png")
     edit(folder, "val", lambda content: content["annotations"][0].pop("score"))
-    found = told(folder)
-    assert ("val.json", "annotations.0.score", "Field required") in found
-    changes = [what for _, record, what in found if not record]
+    problems = problems_of(folder)
+    assert ("val.json", "annotations.0.score", "Field required") in problems
+    changes = [what for _, record, what in problems if not record]
     assert sorted(changes) == [
         "is missing",
         "was added after the dataset was written",
@@ -236,9 +240,9 @@ def test_one_json_of_ones_own_is_checked_too(tmp_path):
     polygon = {"segmentation": [[1, 1, 5, 1, 5, 4]], "caption": "a triangle"}
     annotations = [{"id": i, "image_id": i, **polygon} for i in range(3)]
     (own / "labels.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    found = checking.check(own)
-    assert found.parts == {"labels": (3, 3)}
-    assert [(problem.record, problem.what) for problem in found.problems] == [("image 2", "does not exist")]
+    result = checking.check(own)
+    assert result.parts == {"labels": (3, 3)}
+    assert [(problem.record, problem.what) for problem in result.problems] == [("image 2", "does not exist")]
 
 
 # --- what a person sees
@@ -274,7 +278,7 @@ def test_problems_are_shown_with_what_to_do(folder):
 
 def test_a_problem_of_the_whole_dataset_is_shown(folder):
     (twice,) = ids(folder, "val")[:1]
-    coco.write_part(folder, "test", [s for s in coco.read_part(folder, "val") if s.id == twice])
+    write_part(folder, "test", [s for s in coco.read_part(folder, "val") if s.id == twice])
     assert f"│ image {twice} " in shown(folder)
 
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
 from headimpact.report import contact_sheet, figures
 from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
@@ -31,7 +31,7 @@ def square(size: tuple[int, int], left: int, top: int, side: int) -> np.ndarray:
     return mask
 
 
-def make_sample(folder: Path, size: tuple[int, int], phrases: tuple[str, ...], image_id: int = 1) -> coco.Sample:
+def make_sample(folder: Path, size: tuple[int, int], phrases: tuple[str, ...], image_id: int = 1) -> Sample:
     """Black squares along the diagonal of a white image."""
     step = min(size) // max(len(phrases), 1)
     masks = [square(size, i * step, i * step, step) for i in range(len(phrases))]
@@ -41,8 +41,8 @@ def make_sample(folder: Path, size: tuple[int, int], phrases: tuple[str, ...], i
     path = folder / f"{image_id}.png"
     Image.fromarray(pixels).save(path)
     both = enumerate(zip(phrases, masks, strict=True))
-    objects = tuple(coco.key_object(10 * image_id + i, phrase, mask, 0.9) for i, (phrase, mask) in both)
-    return coco.Sample(image_id, path, *size, objects)
+    objects = tuple(key_object(10 * image_id + i, phrase, mask, 0.9) for i, (phrase, mask) in both)
+    return Sample(image_id, path, *size, objects)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -213,7 +213,7 @@ def test_histograms_count_images_and_objects(tmp_path):
 @pytest.mark.parametrize(("score", "lowest"), [(1.0, 0.95), (0.87, 0.85), (0.0, 0.0)])
 def test_the_scores_are_shown_from_near_the_lowest(tmp_path, score, lowest):
     sample = make_sample(tmp_path, (80, 80), ("a", "b"))
-    obj = coco.key_object(1, "a", square((80, 80), 0, 0, 9), score)
-    figure = contact_sheet.histograms([coco.Sample(1, sample.path, 80, 80, (obj,))])
+    obj = key_object(1, "a", square((80, 80), 0, 0, 9), score)
+    figure = contact_sheet.histograms([Sample(1, sample.path, 80, 80, (obj,))])
     assert figure.axes[2].get_xlim() == (pytest.approx(lowest), 1)
     assert sum(patch.get_height() for patch in figure.axes[2].patches) == 1

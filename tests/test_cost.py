@@ -10,7 +10,7 @@ from family_facts import facts, families, fresh, real, tiny
 from PIL import Image
 
 from headimpact.adapters import cost, lora
-from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
 from headimpact.engine.phrases import caption_loss
 from headimpact.selection.setups import check_setup
 from headimpact.vlm.base import Vlm
@@ -61,9 +61,9 @@ def test_the_activations_are_about_what_the_backward_keeps(family):
 def _kept(model: Vlm, phrases: Sequence[str], images: int) -> int:
     """Bytes that autograd keeps for the backward of a training step."""
     masks = torch.ones(160, 160, dtype=torch.bool).numpy()
-    objects = tuple(coco.key_object(i, phrase, masks, 1.0) for i, phrase in enumerate(phrases))
+    objects = tuple(key_object(i, phrase, masks, 1.0) for i, phrase in enumerate(phrases))
 
-    class Blank(coco.Sample):
+    class Blank(Sample):
         def image(self) -> Image.Image:
             return Image.new("RGB", (160, 160), (90, 20, 200))
 

@@ -252,11 +252,11 @@ def test_a_killed_download_continues(site, tmp_path):
     site.fail("/3.jpg", site.stall, times=1)
     program = f"""
 from pathlib import Path
-from headimpact.download import RemoteFile, fetch
+from headimpact.data.download import RemoteFile, fetch
 files = [RemoteFile({site.url!r} + path, path[1:]) for path in {list(IMAGES)}]
 fetch(files, Path({str(tmp_path)!r}), workers=1)
 """
-    environment = {"PYTHONPATH": str(Path(download.__file__).parents[1])}
+    environment = {"PYTHONPATH": str(Path(download.__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)
     try:
         assert site.stalled.wait(60)

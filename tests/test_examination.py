@@ -9,8 +9,9 @@ import torch
 from family_facts import tiny
 from PIL import Image
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import phrases
 from headimpact.errors import InputError
 from headimpact.impact import examination, variations
@@ -25,7 +26,7 @@ WAYS = variations.variations(THRESHOLD)
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 4, "train": 1, "val": 1, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 4, "train": 1, "val": 1, "test": 1}, seed=0)
     return coco.read_part(folder, "impact")
 
 
@@ -114,7 +115,7 @@ def test_query_rows_differ_and_the_baselines_do_not(smolvlm, samples):
 
 def test_objects_without_a_score_are_told_with_the_reason(smolvlm, samples, tmp_path):
     Image.fromarray(np.zeros((132, 132, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    objects = tuple(coco.key_object(900 + i, "red circle", mask, 1.0) for i, mask in enumerate((corner(), ~corner())))
+    objects = tuple(key_object(900 + i, "red circle", mask, 1.0) for i, mask in enumerate((corner(), ~corner())))
     sample = Sample(900, tmp_path / "a.png", 132, 132, objects)
     found = examined(smolvlm, [samples[0], sample])
     assert found.skipped == (Skipped(900, 900, "no visual token sees the object"),)

@@ -18,8 +18,9 @@ from family_facts import families, fresh, real, tiny
 from PIL import Image
 
 from headimpact.adapters import lora
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import caption_loss, phrase_nll
 from headimpact.vlm import attention, packing
@@ -323,7 +324,7 @@ def test_a_causal_decoder_shares_everything_and_a_bidirectional_one_the_prompt(f
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 2, "val": 1, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 2, "val": 1, "test": 1}, seed=0)
     return coco.read_part(folder, "train")
 
 

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from headimpact.data import coco
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample, key_object
 from headimpact.report import gallery
 
 
@@ -21,7 +20,7 @@ def sample(tmp_path: Path) -> Sample:
     path = tmp_path / "grey.png"
     Image.new("RGB", (80, 60), (100, 100, 100)).save(path)
     objects = [
-        coco.key_object(70 + i, phrase, mask, 1.0)
+        key_object(70 + i, phrase, mask, 1.0)
         for i, (phrase, mask) in enumerate(zip(("red <b>star</b>", "blue ring"), masks, strict=True))
     ]
     return Sample(7, path, 80, 60, tuple(objects))

@@ -8,13 +8,13 @@ import torch
 import toy_models
 from transformers import Florence2Processor
 
-from headimpact.data import annotators, grounding, records
-from headimpact.data.captions import Captioned
-from headimpact.data.grounding import Grounded, Grounder, Phrase
+from headimpact.data import annotators, grounding
+from headimpact.data.grounding import Grounder
+from headimpact.data.journal import Processes
+from headimpact.data.lines import Captioned, Grounded, Phrase, read
 from headimpact.errors import InputError
-from headimpact.lifecycle.steps.ground import ground
 
-ALONE = records.Processes()
+ALONE = Processes()
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,23 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, output: Path, grounder: Grounder, group_images: int = 4, processes=ALONE):
-    return ground(folder / "captions.jsonl", folder / "images", output, grounder, group_images, processes)
+    """Ground the captions of a folder; the account, where this process wrote the output."""
+    source, images = folder / "captions.jsonl", folder / "images"
+    first = annotators.annotate(grounder, source, images, output, group_images, processes)
+    return grounding.account(output) if first else None
 
 
 @pytest.fixture(scope="module")
-def found(folder, grounder, tmp_path_factory) -> Path:
+def grounded(folder, grounder, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("ground") / "phrases.jsonl"
     run(folder, path, grounder)
     return path
 
 
-def taught(entry: Captioned) -> list[tuple[str, tuple[float, ...]]]:
+def taught(line: Captioned) -> list[tuple[str, tuple[float, ...]]]:
     """The phrases and boxes that the toy has learnt to answer, in pixels."""
     phrases = []
-    for part in toy_models.answer(entry.caption).replace(">", "").split("<loc_"):
+    for part in toy_models.answer(line.caption).replace(">", "").split("<loc_"):
         if part.isdigit() or part[:1].isdigit():
             digits = "".join(character for character in part if character.isdigit())
             phrases[-1][1].append(int(digits))
@@ -53,7 +56,7 @@ def taught(entry: Captioned) -> list[tuple[str, tuple[float, ...]]]:
                 phrases.append((part[len(digits) :], []))
         else:
             phrases.append((part, []))
-    sides = (entry.width, entry.height) * 2
+    sides = (line.width, line.height) * 2
     return [
         (phrase, tuple(round((bins[i + j] + 0.5) * sides[j] / 1000, 2) for j in range(4)))
         for phrase, bins in phrases
@@ -61,27 +64,27 @@ def taught(entry: Captioned) -> list[tuple[str, tuple[float, ...]]]:
     ]
 
 
-def test_phrases_and_boxes_are_what_the_model_answers(folder, found):
-    captions = records.read(folder / "captions.jsonl", Captioned)
+def test_phrases_and_boxes_are_what_the_model_answers(folder, grounded):
+    captions = read(folder / "captions.jsonl", Captioned)
     right = 0
-    for record, entry in zip(records.read(found, Grounded), captions, strict=True):
-        assert record.model_dump(include=set(Captioned.model_fields)) == entry.model_dump()
-        right += [(phrase.phrase, phrase.box) for phrase in record.phrases] == taught(entry)
-        for phrase in record.phrases:
+    for line, captioned in zip(read(grounded, Grounded), captions, strict=True):
+        assert line.model_dump(include=set(Captioned.model_fields)) == captioned.model_dump()
+        right += [(phrase.phrase, phrase.box) for phrase in line.phrases] == taught(captioned)
+        for phrase in line.phrases:
             left, top, right_side, bottom = phrase.box
-            assert 0 <= left <= right_side <= record.width
-            assert 0 <= top <= bottom <= record.height
+            assert 0 <= left <= right_side <= line.width
+            assert 0 <= top <= bottom <= line.height
     assert right >= 8
 
 
-def test_lines_are_as_the_layout_says(found):
-    line = json.loads(found.read_text().splitlines()[0])
+def test_lines_are_as_the_layout_says(grounded):
+    line = json.loads(grounded.read_text().splitlines()[0])
     assert list(line)[-2:] == ["caption", "phrases"]
     assert list(line["phrases"][0]) == ["phrase", "box"]
 
 
-def test_an_image_that_cannot_be_read_is_recorded_with_its_reason_and_counted(found, folder):
-    account = grounding.account(found)
+def test_an_image_that_cannot_be_read_is_recorded_with_its_reason_and_counted(grounded, folder):
+    account = grounding.account(grounded)
     assert account.images == 12
     assert account.without == 0
     assert account.boxes > account.phrases >= 18
@@ -89,8 +92,8 @@ def test_an_image_that_cannot_be_read_is_recorded_with_its_reason_and_counted(fo
     assert (cut, missing) == (5, 9)
     assert cut_reason.startswith("000005.png is damaged or truncated")
     assert missing_reason.startswith("000009.png does not exist")
-    assert str(folder) not in found.read_text()
-    assert [record.phrases for record in records.read(found, Grounded) if record.error] == [(), ()]
+    assert str(folder) not in grounded.read_text()
+    assert [line.phrases for line in read(grounded, Grounded) if line.error] == [(), ()]
 
 
 def test_an_image_of_another_size_is_recorded(tmp_path, grounder):
@@ -101,16 +104,16 @@ def test_an_image_of_another_size_is_recorded(tmp_path, grounder):
 
 
 @pytest.mark.parametrize("group_images", [1, 5, 12])
-def test_the_bytes_do_not_depend_on_the_size_of_the_batches(folder, found, grounder, tmp_path, group_images):
+def test_the_bytes_do_not_depend_on_the_size_of_the_batches(folder, grounded, grounder, tmp_path, group_images):
     run(folder, tmp_path / "out.jsonl", grounder, group_images)
-    assert (tmp_path / "out.jsonl").read_bytes() == found.read_bytes()
+    assert (tmp_path / "out.jsonl").read_bytes() == grounded.read_bytes()
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_processes(folder, found, grounder, tmp_path):
+def test_the_bytes_do_not_depend_on_the_number_of_processes(folder, grounded, grounder, tmp_path):
     output = tmp_path / "out.jsonl"
-    assert [run(folder, output, grounder, 4, records.Processes(rank, 3)) for rank in (2, 1)] == [None, None]
-    assert run(folder, output, grounder, 4, records.Processes(0, 3)) == grounding.account(found)
-    assert output.read_bytes() == found.read_bytes()
+    assert [run(folder, output, grounder, 4, Processes(rank, 3)) for rank in (2, 1)] == [None, None]
+    assert run(folder, output, grounder, 4, Processes(0, 3)) == grounding.account(grounded)
+    assert output.read_bytes() == grounded.read_bytes()
 
 
 class KilledError(Exception):
@@ -118,27 +121,27 @@ class KilledError(Exception):
 
 
 class Dying(Grounder):
-    def ground(self, entries, images):
-        if entries[0].image_id > 5:
+    def annotate(self, lines, images):
+        if lines[0].image_id > 5:
             raise KilledError
-        return super().ground(entries, images)
+        return super().annotate(lines, images)
 
 
 def dying(grounder: Grounder) -> Dying:
-    return Dying(grounder.annotator, grounder.processor, grounder.num_beams, grounder.max_new_tokens)
+    return Dying(grounder.model, grounder.processor, grounder.num_beams, grounder.max_new_tokens)
 
 
-def test_a_build_that_broke_off_goes_on_and_ends_with_the_same_bytes(folder, found, grounder, tmp_path, monkeypatch):
+def test_a_build_that_broke_off_goes_on_and_ends_with_the_same_bytes(folder, grounded, grounder, tmp_path, monkeypatch):
     output = tmp_path / "out.jsonl"
     with pytest.raises(KilledError):
         run(folder, output, dying(grounder))
     worked_on = []
     monkeypatch.setattr(
-        Grounder, "_answers", lambda self, images, entries: worked_on.extend(entries) or ANSWERS(self, images, entries)
+        Grounder, "_answers", lambda self, images, lines: worked_on.extend(lines) or ANSWERS(self, images, lines)
     )
     run(folder, output, grounder)
-    assert [entry.image_id for entry in worked_on] == [10, 11, 12]
-    assert output.read_bytes() == found.read_bytes()
+    assert [line.image_id for line in worked_on] == [10, 11, 12]
+    assert output.read_bytes() == grounded.read_bytes()
 
 
 ANSWERS = Grounder._answers
@@ -194,17 +197,17 @@ def test_an_image_without_a_phrase_is_kept(folder, grounder, tmp_path):
 
 
 def test_answers_are_read_as_florence_2_writes_them(grounder):
-    entry = Captioned(image_id=1, file_name="a", width=640, height=480, url="u", caption_id=1, caption="c")
+    line = Captioned(image_id=1, file_name="a", width=640, height=480, url="u", caption_id=1, caption="c")
     text = (
         "</s><s>A man<loc_0><loc_0><loc_999><loc_999><loc_500><loc_600><loc_400><loc_250>it<loc_1><loc_1><loc_2><loc_2>"
         " two dogs<loc_7><loc_7><loc_7><loc_7><loc_7><loc_7><loc_7><loc_7> and<loc_1><loc_2></s><pad>"
     )
-    assert grounder._parse(text, entry) == (
+    assert grounder._parse(text, line) == (
         Phrase(phrase="A man", box=(0.32, 0.24, 639.68, 479.76)),
         Phrase(phrase="A man", box=(256.32, 120.24, 320.32, 288.24)),
         Phrase(phrase="two dogs", box=(4.8, 3.6, 4.8, 3.6)),
     )
-    assert grounder._parse("</s><s>nothing here</s>", entry) == ()
+    assert grounder._parse("</s><s>nothing here</s>", line) == ()
 
 
 def test_a_missing_or_damaged_file_of_captions_is_told(tmp_path, grounder):

@@ -22,7 +22,8 @@ import headimpact
 from headimpact import api
 from headimpact.adapters import lora
 from headimpact.data import scenes
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
 from headimpact.impact.attention_map import AttentionMap
 from headimpact.impact.head_impact import Impact
@@ -84,7 +85,7 @@ def test_the_page_runs_in_a_folder_that_is_no_project_and_without_mlflow_and_dvc
     blocks = [textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", page, re.M | re.S)]
     assert len(blocks) == page.count("```python") == 5
     (tmp_path / "models").symlink_to(project_root / "models")
-    scenes.write_dataset(tmp_path / "data" / "dataset", {"impact": 3}, seed=0)
+    write_scenes(tmp_path / "data" / "dataset", {"impact": 3}, seed=0)
     for name, scene_id in (("first", 1), ("second", 2)):
         scene = scenes.draw(0, scene_id)
         scene.image.save(tmp_path / f"{name}.png")
@@ -264,7 +265,7 @@ def test_bases_that_cannot_be_taken_are_refused_with_the_reason(smolvlm: Vlm, pr
 
 
 def test_a_dataset_folder_and_its_images_in_memory_give_the_same_scores(smolvlm: Vlm, tmp_path: Path):
-    scenes.write_dataset(tmp_path, {"impact": 2, "train": 1}, seed=0)
+    write_scenes(tmp_path, {"impact": 2, "train": 1}, seed=0)
     read = headimpact.read_samples(tmp_path)
     made = headimpact.make_samples([(s.image(), [(o.mask(), o.phrase) for o in s.objects]) for s in read])
     assert [o.id for s in made for o in s.objects] == list(range(sum(len(s.objects) for s in read)))

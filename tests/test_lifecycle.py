@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from headimpact.adapters import lora
 from headimpact.data import coco
+from headimpact.data.manifest import dataset_digest
 from headimpact.errors import InputError
 from headimpact.vlm import loading
 
@@ -104,7 +105,7 @@ def test_the_run_carries_everything(project: Path, client: MlflowClient) -> None
     version = client.get_model_version_by_alias(f"head-impact-{MODEL}", "top-4")
     assert version.tags["setup"] == "top-4"
     assert len(version.tags["layers"].split(",")) == 4
-    assert version.tags["dataset_digest"] == coco.dataset_digest(project / "data/dataset")
+    assert version.tags["dataset_digest"] == dataset_digest(project / "data/dataset")
     tracked = client.get_run(str(version.run_id))
     assert tracked.data.params["setup"] == "top-4"
     assert tracked.data.params["lora.rank"] == "8"
@@ -291,7 +292,7 @@ def test_a_pulled_dataset_is_not_built_again(project: Path, tmp_path: Path) -> N
         run(folder, f"dvc remote add -f -d shared {tmp_path / 'remote'}")
     run(project, "dvc push data")
     run(clone, "dvc pull data")
-    assert coco.dataset_digest(clone / "data/dataset") == coco.dataset_digest(project / "data/dataset")
+    assert dataset_digest(clone / "data/dataset") == dataset_digest(project / "data/dataset")
     assert (clone / "outputs/data/contact_sheet.png").is_file()
     told = run(clone, "dvc repro data")
     assert "Running stage" not in told

@@ -10,7 +10,8 @@ from test_lora import PICTURE, SETTINGS, header, logits, stir
 
 from headimpact.adapters import lora
 from headimpact.adapters.training import Training, TrainSettings
-from headimpact.data import coco, scenes
+from headimpact.data import coco
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
 from headimpact.tiny import bases
 from headimpact.vlm import loading
@@ -36,7 +37,7 @@ FEW_STEPS = TrainSettings(
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 4, "val": 1, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 4, "val": 1, "test": 1}, seed=0)
     return coco.read_part(folder, "train"), coco.read_part(folder, "val")
 
 

@@ -9,8 +9,9 @@ import obvious
 import pytest
 import torch
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
 from headimpact.impact.scoring import Scorer
@@ -29,7 +30,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj")
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 8, "train": 1, "val": 1, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 8, "train": 1, "val": 1, "test": 1}, seed=0)
     return coco.read_part(folder, "impact")
 
 

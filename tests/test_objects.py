@@ -8,8 +8,9 @@ import obvious
 import pytest
 import torch
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.phrases import batches, phrase_nll
 from headimpact.engine.watch import unwatched
 from headimpact.evaluation.objects import ObjectResult, evaluate, evaluate_images
@@ -29,7 +30,7 @@ def test_batches():
 def samples(tmp_path_factory) -> list[Sample]:
     """Five images, among them one with a single object."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 1, "val": 1, "test": 5}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 5}, seed=0)
     test = coco.read_part(folder, "test")
     first = test[0]
     test[0] = Sample(first.id, first.path, first.width, first.height, first.objects[:1])

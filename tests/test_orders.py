@@ -7,8 +7,9 @@ import obvious
 import pytest
 import torch
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
 from headimpact.evaluation import orders
 from headimpact.evaluation.objects import evaluate_images
@@ -82,7 +83,7 @@ def test_orders_that_do_not_fit_are_refused():
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 1, "val": 1, "test": 60}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 60}, seed=0)
     return coco.read_part(folder, "test")
 
 

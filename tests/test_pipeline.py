@@ -119,7 +119,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"DVC_{kind}_DIR", str(tmp_path / kind))
     monkeypatch.setenv("SHELL", "/bin/sh")
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    monkeypatch.setattr(pipeline.coco, "verify", lambda folder: None)
+    monkeypatch.setattr(pipeline.checking, "verify", lambda folder: None)
     monkeypatch.chdir(root)
     return root
 
@@ -294,7 +294,7 @@ def test_an_edited_dataset_is_refused(project: Path, in_git: None, monkeypatch: 
     def refuse(folder: Path) -> None:
         raise InputError(f"{folder} was edited")
 
-    monkeypatch.setattr(pipeline.coco, "verify", refuse)
+    monkeypatch.setattr(pipeline.checking, "verify", refuse)
     with pytest.raises(InputError, match="data/dataset was edited"):
         run("score")
     run("data")  # makes it again

@@ -9,8 +9,9 @@ import torch
 
 from headimpact.adapters import cost
 from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
 from headimpact.errors import InputError
-from headimpact.lifecycle import config, layout, tracking
+from headimpact.lifecycle import config, layout, params, tracking
 from headimpact.lifecycle.steps import plan
 from headimpact.tiny import bases
 from headimpact.vlm import loading
@@ -35,7 +36,7 @@ def settings(
     monkeypatch.delenv(tracking.RUN, raising=False)
     monkeypatch.setattr(cost, "measure_rate", lambda device, dtype: 1e9)
     overrides = {"train.batch_images": "4", "train.accumulation": "2"}
-    return config.load(project_root / "params.yaml", overrides)
+    return params.load(project_root / "params.yaml", overrides)
 
 
 JOB = config.Job("tiny-smolvlm", "top-4")
@@ -67,8 +68,8 @@ def test_a_plan_uses_the_datasets_own_images(settings, tmp_path, monkeypatch):
     samples = []
     mask = torch.ones(96, 160, dtype=torch.bool).numpy()
     for i in range(5):
-        objects = (coco.key_object(i, "red circle", mask, 1.0),)
-        samples.append(coco.Sample(i, tmp_path / f"{i}.png", 160, 96, objects))
+        objects = (key_object(i, "red circle", mask, 1.0),)
+        samples.append(Sample(i, tmp_path / f"{i}.png", 160, 96, objects))
     monkeypatch.setattr(plan, "read_part", lambda part: samples)
     path = coco.annotation_path(layout.DATASET, "train")
     path.parent.mkdir(parents=True)

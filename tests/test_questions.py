@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headimpact.data import coco
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample, key_object
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import draw_questions
 from headimpact.text import normalise
@@ -17,7 +16,7 @@ MASK = np.ones((2, 2), dtype=bool)
 
 def sample(image_id: int, *phrases: str) -> Sample:
     """An image that is never opened."""
-    objects = [coco.key_object(10 * image_id + i, phrase, MASK, 1.0) for i, phrase in enumerate(phrases)]
+    objects = [key_object(10 * image_id + i, phrase, MASK, 1.0) for i, phrase in enumerate(phrases)]
     return Sample(image_id, Path("none"), 2, 2, tuple(objects))
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from test_tournament_section import write as write_tournament
 
-from headimpact.data import coco, scenes
+from headimpact.data import coco
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
 from headimpact.files import digest_file
 from headimpact.impact import stability, variations
@@ -136,7 +137,7 @@ def root(tmp_path: Path) -> Path:
     for setup, value in zip(SETUPS[1:], (-0.4, 0.0, 0.1, 0.3), strict=True):
         write_setup(tmp_path, "tiny", setup, changes(value))
     write_setup(tmp_path, "tiny", "original")
-    scenes.write_dataset(tmp_path / layout.DATASET, {"impact": 1, "train": 1, "val": 1, "test": 2}, seed=0)
+    write_scenes(tmp_path / layout.DATASET, {"impact": 1, "train": 1, "val": 1, "test": 2}, seed=0)
     for setup in SETUPS:
         write_answers(tmp_path, "tiny", setup)
     return tmp_path

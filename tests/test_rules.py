@@ -12,7 +12,7 @@ import pytest
 
 from headimpact.errors import InputError
 from headimpact.impact.head_impact import Impact
-from headimpact.lifecycle import config, layout
+from headimpact.lifecycle import layout, params
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.selection.agreement import with_champion
 from headimpact.selection.choice import select
@@ -121,10 +121,10 @@ def test_a_new_rule_can_take_part_in_a_tournament(
     monkeypatch.chdir(tmp_path)
     path = Path("params.yaml")
     path.write_text((project_root / "params.yaml").read_text().replace("rules: [top,", "rules: [top, depth,"))
-    assert "depth" in config.load(path).tournament.rules
+    assert "depth" in params.load(path).tournament.rules
     path.write_text(path.read_text().replace("setups: [top-4,", "setups: [top-4, depth-4,"))
     with pytest.raises(InputError, match=r"grid\.setups cannot hold depth-4"):
-        config.load(path)
+        params.load(path)
 
 
 def test_a_new_measure_is_read_from_the_steps_files(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from headimpact.data import coco, scenes
+from headimpact.data import scenes
 
 SAMPLES = 150
 
@@ -195,59 +195,3 @@ def test_a_thing_covers_several_visual_tokens(drawn):
         height, width = image.shape[:2]
         squashed_area = thing.mask.sum() * 112 * 112 / (height * width)
         assert squashed_area > 14 * 14
-
-
-SIZES = {"impact": 4, "train": 6, "val": 2, "test": 3}
-
-
-def test_the_dataset_holds_the_drawn_scenes_with_their_rich_phrases(tmp_path):
-    folder = tmp_path / "scenes"
-    told: list[int] = []
-    scenes.write_dataset(folder, SIZES, seed=5, progress=lambda ids: (told.append(i) or i for i in ids))
-    coco.verify(folder)
-    parts = {part: coco.read_part(folder, part) for part in coco.PARTS}
-    assert {part: len(samples) for part, samples in parts.items()} == SIZES
-    samples = [sample for part in parts.values() for sample in part]
-    assert sorted(sample.id for sample in samples) == told == list(range(1, 16))
-    for sample in samples:
-        scene = scenes.draw(5, sample.id)
-        assert sample.image().tobytes() == scene.image.tobytes()
-        assert [obj.phrase for obj in sample.objects] == [thing.rich for thing in scene.things]
-        for obj, thing in zip(sample.objects, scene.things, strict=True):
-            assert (obj.mask() == thing.mask).all()
-            assert obj.score == 1.0
-    ids = [obj.id for sample in samples for obj in sample.objects]
-    assert len(set(ids)) == len(ids)
-
-
-def test_two_writes_give_the_same_files_and_another_seed_others(tmp_path):
-    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        scenes.write_dataset(tmp_path / name, SIZES, seed)
-    a, b, c = (coco.dataset_digest(tmp_path / name) for name in "abc")
-    assert a == b != c
-
-
-def test_a_scene_does_not_depend_on_the_sizes_of_the_parts(tmp_path):
-    scenes.write_dataset(tmp_path / "few", SIZES, 5)
-    scenes.write_dataset(tmp_path / "more", SIZES | {"train": 9}, 5)
-    first = coco.images_path(tmp_path / "few")
-    for path in first.iterdir():
-        assert path.read_bytes() == (coco.images_path(tmp_path / "more") / path.name).read_bytes()
-
-
-def test_a_failed_write_leaves_the_dataset_as_it_was(tmp_path):
-    def stop(ids):
-        yield from list(ids)[:3]
-        raise RuntimeError("stopped")
-
-    folder = tmp_path / "scenes"
-    with pytest.raises(RuntimeError, match="stopped"):
-        scenes.write_dataset(folder, SIZES, 5, progress=stop)
-    assert list(tmp_path.iterdir()) == []
-    scenes.write_dataset(folder, SIZES, 5)
-    before = coco.dataset_digest(folder)
-    with pytest.raises(RuntimeError, match="stopped"):
-        scenes.write_dataset(folder, SIZES, 6, progress=stop)
-    coco.verify(folder)
-    assert coco.dataset_digest(folder) == before
-    assert list(tmp_path.iterdir()) == [folder]

@@ -12,8 +12,9 @@ from family_facts import tiny
 from PIL import Image
 from scipy import stats
 
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample, key_object
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import phrases
 from headimpact.errors import InputError
 from headimpact.impact.scoring import Scorer, Skipped
@@ -26,7 +27,7 @@ THRESHOLD, DRAWS, SEED = 0.5, 3, 11
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 4, "train": 1, "val": 1, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 4, "train": 1, "val": 1, "test": 1}, seed=0)
     return coco.read_part(folder, "impact")
 
 
@@ -140,8 +141,8 @@ def halves(rows: slice, cols: slice, size: tuple[int, int]) -> np.ndarray:
 
 def test_chance_masks_come_from_other_images_alone(smolvlm):
     """Image 1 is marked above, image 2, of another size, on the left: each gets nothing but the other's, stretched."""
-    left = [coco.key_object(i, "x", halves(slice(None), slice(0, 80), (160, 120)), 1.0) for i in (20, 21)]
-    top = [coco.key_object(i, "x", halves(slice(0, 64), slice(None), (96, 128)), 1.0) for i in (10, 11)]
+    left = [key_object(i, "x", halves(slice(None), slice(0, 80), (160, 120)), 1.0) for i in (20, 21)]
+    top = [key_object(i, "x", halves(slice(0, 64), slice(None), (96, 128)), 1.0) for i in (10, 11)]
     one = Sample(1, Path("none"), 96, 128, tuple(top))
     two = Sample(2, Path("none"), 160, 120, tuple(left))
     scorer = Scorer(smolvlm, [one, two], THRESHOLD, 20, SEED)
@@ -188,7 +189,7 @@ def unseen(tmp_path) -> Sample:
         2: dot(132, 40, 40),
         3: np.zeros((132, 132), dtype=bool),
     }
-    objects = tuple(coco.key_object(i, f"red circle {i}", mask, 1.0) for i, mask in masks.items())
+    objects = tuple(key_object(i, f"red circle {i}", mask, 1.0) for i, mask in masks.items())
     return Sample(900, tmp_path / "a.png", 132, 132, objects)
 
 

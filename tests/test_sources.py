@@ -14,9 +14,10 @@ import toy_models
 import web
 
 from headimpact.data.coco import PARTS, images_path, read_part
+from headimpact.data.journal import Processes
 from headimpact.errors import InputError
-from headimpact.lifecycle import config, layout, tracking
-from headimpact.lifecycle.steps import data, download, ground, segment
+from headimpact.lifecycle import config, layout, params, tracking
+from headimpact.lifecycle.steps import data, download, ground, model_pass, segment
 from headimpact.lifecycle.summary import Summary
 
 STEPS = {"download": download.run, "ground": ground.run, "segment": segment.run, "data": data.run}
@@ -35,7 +36,7 @@ def project(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch)
 
 def run(project_root: Path, step: str, **overrides: object) -> Summary:
     values = {key.replace("__", "."): json.dumps(value) for key, value in overrides.items()}
-    settings = config.load(project_root / layout.PARAMS, values)
+    settings = params.load(project_root / layout.PARAMS, values)
     return STEPS[step](settings, config.Job(settings.model, settings.setup))
 
 
@@ -103,6 +104,28 @@ def test_coco_from_captions_to_parts(project: Path, project_root: Path) -> None:
     (last,) = mlflow.search_runs(search_all_experiments=True, filter_string="tags.step = 'data'", output_format="list")
     logged = {file.path for file in mlflow.MlflowClient().list_artifacts(last.info.run_id, "data")}
     assert {"data/contact_sheet.png", "data/histograms.png"} <= logged
+
+
+def test_of_several_processes_the_first_alone_tracks_and_writes(
+    project: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_models.write_captions(layout.CAPTIONS.parent, 4)
+    values = {
+        "dataset": "coco",
+        "ground__source": str(toy_models.florence()),
+        "ground__revision": None,
+        "ground__batch_images": 1,
+    }
+    monkeypatch.setattr(model_pass, "launched", lambda device: Processes(1, 2))
+    assert run(project_root, "ground", **values).rows == [("process", "2 of 2: its share is done")]
+    assert not layout.PHRASES.exists()
+    assert not layout.made("ground").exists()
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+    monkeypatch.setattr(model_pass, "launched", lambda device: Processes(0, 2))
+    assert dict(run(project_root, "ground", **values).rows)["images"] == "4"
+    assert layout.PHRASES.exists()
+    assert layout.made("ground").exists()
+    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == 1
 
 
 def write_release(folder: Path) -> None:

@@ -21,8 +21,9 @@ from family_facts import families, fresh, tiny
 from headimpact import files
 from headimpact.adapters import lora, training
 from headimpact.adapters.training import Measurement, Training, TrainSettings, epoch_order, validation_perplexity
-from headimpact.data import coco, scenes
-from headimpact.data.coco import Sample
+from headimpact.data import coco
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import checkpoints
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
@@ -48,7 +49,7 @@ SETTINGS = TrainSettings(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, {"impact": 1, "train": 4, "val": 2, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 4, "val": 2, "test": 1}, seed=0)
     return folder
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from headimpact.adapters import cell, lora
-from headimpact.data.coco import Sample, read_part
+from headimpact.data.coco import read_part
 from headimpact.data.memory import make_samples, rgb
+from headimpact.data.samples import Sample
 from headimpact.engine.phrases import batches
 from headimpact.errors import InputError
 from headimpact.impact.attention_map import AttentionMap, attention_map

@@ -11,13 +11,15 @@ def choose_device(device: str) -> torch.device:
     Raises:
         InputError: there is no such device.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kinds = [kind for kind, is_available in available.items() if is_available]
     if device == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
+        return torch.device(kinds[0])
     kind, _, number = device.partition(":")
-    if not there.get(kind) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
-        found = ", ".join(name for name, found in there.items() if found)
-        raise InputError(f"There is no device {device} on this machine (there is {found}). Choose one, or auto.")
+    if kind not in kinds or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+        raise InputError(
+            f"There is no device {device} on this machine (there is {', '.join(kinds)}). Choose one, or auto."
+        )
     return torch.device(device)
 
 

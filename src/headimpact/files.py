@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import psutil
@@ -61,6 +61,12 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` in UTF-8, whole or not at all."""
     with atomic_file(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a name leaves the folder that it is relative to, read as a POSIX or as a Windows path."""
+    windows = PureWindowsPath(name)
+    return PurePosixPath(name).is_absolute() or bool(windows.anchor) or ".." in windows.parts
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -100,29 +100,29 @@ def _weight_names(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file() or not index.is_file():
         return [WEIGHTS]
     content = read_json(index)
-    found = content.get("weight_map") if isinstance(content, dict) else None
-    names = sorted({str(name) for name in found.values()}) if isinstance(found, dict) else []
-    strange = [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name)]
-    if strange or not names:
-        raise InputError(f"{index} does not name safetensors files beside it{f': {strange[0]!r}' if strange else ''}.")
+    file_of_tensor = content.get("weight_map") if isinstance(content, dict) else None
+    names = sorted({str(name) for name in file_of_tensor.values()}) if isinstance(file_of_tensor, dict) else []
+    refused = [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name)]
+    if refused or not names:
+        raise InputError(f"{index} does not name safetensors files beside it{f': {refused[0]!r}' if refused else ''}.")
     return names
 
 
 def _files(source: str, folder: Path, commit: str | None) -> list[str]:
     if commit is None:
         return sorted(path.name for path in folder.iterdir())
-    with _told(source, commit):
+    with _errors_with_advice(source, commit):
         return sorted(HfApi().list_repo_files(source, revision=commit))
 
 
 def _fetch(source: str, revision: str | None, names: Sequence[str]) -> Path:
-    with _told(source, revision):
+    with _errors_with_advice(source, revision):
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(names)))
 
 
 @contextmanager
-def _told(source: str, revision: str | None) -> Iterator[None]:
-    """What the hub's library raises, as what to do about it."""
+def _errors_with_advice(source: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's library raises into an error that says what to do."""
     try:
         yield
     except GatedRepoError:

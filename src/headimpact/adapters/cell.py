@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from headimpact.adapters import lora
 from headimpact.adapters.training import Measurement, Training, TrainSettings
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine.phrases import phrase_nll
 from headimpact.engine.watch import Watch
 from headimpact.vlm.base import Vlm

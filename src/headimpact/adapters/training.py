@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine import checkpoints
 from headimpact.engine.phrases import batches, caption_loss, phrase_nll
 from headimpact.errors import InputError

@@ -1,12 +1,13 @@
-"""What the models that annotate images have in common: how they are loaded, and what they are given."""
+"""What the models that annotate images have in common: how they are loaded, and how they go through a file."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from accelerate import PartialState
 from PIL import Image
@@ -15,7 +16,9 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from headimpact import devices, hub
-from headimpact.data import coco, records
+from headimpact.data.images import open_image
+from headimpact.data.journal import Processes, Work, complete
+from headimpact.data.lines import Line, read
 from headimpact.errors import InputError
 from headimpact.files import digest_file
 
@@ -24,7 +27,7 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Annotator:
+class Model:
     """A loaded model.
 
     Attributes:
@@ -33,9 +36,31 @@ class Annotator:
             kind of device.
     """
 
-    model: Any
+    network: Any
     folder: Path
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Annotator(ABC):
+    """A model that reads one kind of lines, with their images, and writes another.
+
+    Attributes:
+        reads: the kind of lines.
+        model: the model.
+    """
+
+    reads: ClassVar[type[Line]]
+
+    model: Model
+
+    def facts(self) -> dict[str, Any]:
+        """What the results follow from, besides lines and images, as JSON values."""
+        return self.model.facts
+
+    @abstractmethod
+    def annotate(self, lines: Sequence[Any], images: Path) -> Sequence[Line]:
+        """The lines of a batch of images, one for each; where an image cannot be worked on, its line says why."""
 
 
 def load(
@@ -46,7 +71,7 @@ def load(
     revision: str | None,
     device: str,
     dtype: str,
-) -> Annotator:
+) -> Model:
     """Load a model from a folder or from the hub, safetensors only, for inference.
 
     Args:
@@ -64,31 +89,31 @@ def load(
     folder, commit = hub.fetch_settings(source, revision, with_tokenizer)
     _check_kind(source, folder, kinds)
     digest = hub.weights_digest(hub.fetch_weights(source, folder, commit))
-    place = devices.choose_device(device)
+    target = devices.choose_device(device)
     transformers_logging.disable_progress_bar()
-    precision = devices.choose_dtype(dtype, place)
+    precision = devices.choose_dtype(dtype, target)
     try:
         loaded: Any = model_class.from_pretrained(
             folder, dtype=precision, use_safetensors=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{source} cannot be loaded: {str(error).splitlines()[0]}") from None
-    model, report = loaded
-    if report["missing_keys"]:
-        raise InputError(f"{source} lacks weights that {model_class.__name__} has: {min(report['missing_keys'])}, ...")
-    facts = {"weights": digest, "commit": commit, "dtype": str(precision), "device": place.type}
-    return Annotator(model.to(place).eval(), folder, facts)
+    network, loading = loaded
+    if missing := loading["missing_keys"]:
+        raise InputError(f"{source} lacks weights that {model_class.__name__} has: {min(missing)}, ...")
+    facts = {"weights": digest, "commit": commit, "dtype": str(precision), "device": target.type}
+    return Model(network.to(target).eval(), folder, facts)
 
 
-def launched(device: str) -> records.Processes:
+def launched(device: str) -> Processes:
     """The processes of ``accelerate launch``; this one alone where there was none. Chooses this one's GPU.
 
     Args:
-        device: as in ``devices.choose_device``. On a CPU the processes find each other only if they are told that it is
-            one: otherwise each takes itself for the only one.
+        device: as in ``devices.choose_device``. On a CPU the processes find each other only if they know that it is
+            a CPU: otherwise each takes itself for the only process.
     """
     state = PartialState(cpu=devices.choose_device(device).type == "cpu", timeout=_PATIENCE)
-    return records.Processes(state.process_index, state.num_processes, state.wait_for_everyone)
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
 def _check_kind(source: str, folder: Path, kinds: Collection[str]) -> None:
@@ -102,52 +127,64 @@ def _check_kind(source: str, folder: Path, kinds: Collection[str]) -> None:
         raise InputError(f"{source} is a {kind} model; needed is {' or '.join(sorted(kinds))}.")
 
 
-def open_images(entries: Iterable[records.Record], images: Path) -> tuple[dict[int, Image.Image], dict[int, str]]:
-    """The images of records in RGB, and why the others cannot be read, each by id.
+def open_images(lines: Iterable[Line], images: Path) -> tuple[dict[int, Image.Image], dict[int, str]]:
+    """The images of lines in RGB, and why the others cannot be read, each by id.
 
-    A reason names its image as the record does, wherever the folder lies.
+    A reason names its image as the line does, wherever the folder lies.
     """
     opened, errors = {}, {}
-    for entry in entries:
-        path = images / entry.file_name
+    for line in lines:
+        path = images / line.file_name
         try:
-            opened[entry.image_id] = coco.Sample(entry.image_id, path, entry.width, entry.height, ()).image()
+            opened[line.image_id] = open_image(path, (line.width, line.height))
         except InputError as error:
-            errors[entry.image_id] = str(error).replace(str(path), entry.file_name)
+            errors[line.image_id] = str(error).replace(str(path), line.file_name)
     return opened, errors
 
 
-def images_digest(entries: Iterable[records.Record], images: Path) -> str:
+def images_digest(lines: Iterable[Line], images: Path) -> str:
     """SHA-256 over the names and sizes in bytes of the images, in hexadecimal: a fetched or repaired one changes it."""
     digest = hashlib.sha256()
-    for entry in entries:
-        path = images / entry.file_name
+    for line in lines:
+        path = images / line.file_name
         size = path.stat().st_size if path.is_file() else None
-        digest.update(f"{entry.file_name}\0{size}\n".encode())
+        digest.update(f"{line.file_name}\0{size}\n".encode())
     return digest.hexdigest()
 
 
-def work(
-    path: Path,
-    kind: type[records.R],
+def annotate(
+    annotator: Annotator,
+    source: Path,
     images: Path,
-    facts: Mapping[str, Any],
+    output: Path,
     group_images: int,
-    make: Callable[..., Sequence[records.Record]],
-) -> records.Work:
-    """What a model has to do with the images of a file of records.
+    processes: Processes,
+    progress: Callable[[Iterable[list[Any]], int], Iterable[list[Any]]] = lambda groups, total: groups,
+) -> bool:
+    """Write what a model says of every image; what a killed run has done is kept.
+
+    Every process of ``accelerate launch`` calls it and does its share.
 
     Args:
-        path: the file; its digest and the sizes of the images are settings of the work.
-        kind: its records.
+        annotator: the model.
+        source: the lines that it reads; their digest and the sizes of the images are settings of the work.
         images: the folder of images.
-        facts: what else the results follow from.
+        output: the lines that it writes, replaced if it exists.
         group_images: images in one batch of the model.
-        make: the results of a batch, given its records and the folder of images.
+        processes: who shares the work (``launched``).
+        progress: wraps the groups of this process, given their number.
+
+    Returns:
+        Whether this process wrote the output: the first, after all have finished.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the source is missing or damaged.
     """
-    entries = partial(records.read, path, kind)
-    settings = {"images": images_digest(entries(), images), "records": digest_file(path), "model": dict(facts)}
-    return records.Work(entries, settings, group_images, partial(make, images=images))
+    lines = partial(read, source, annotator.reads)
+    settings = {
+        "images": images_digest(lines(), images),
+        "records": digest_file(source),  # by its first name: work that was begun under it goes on
+        "model": annotator.facts(),
+    }
+    work = Work(lines, settings, group_images, partial(annotator.annotate, images=images))
+    return complete(output, work, processes, progress)

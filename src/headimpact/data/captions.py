@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import ijson
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
-from headimpact.data import records
+from headimpact.data.lines import Captioned, FileName, to_json
 from headimpact.errors import InputError
 from headimpact.files import atomic_file
 
@@ -41,15 +41,7 @@ _CHOSEN = """
 SELECT image_id, file_name, width, height, url, caption_id, caption
 FROM chosen JOIN images ON images.id = image_id ORDER BY image_id
 """
-_STRANGER = "SELECT id, image_id FROM captions WHERE image_id NOT IN (SELECT id FROM images) LIMIT 1"
-
-
-class Captioned(records.Record, frozen=True):
-    """An image with its caption: a line of captions.jsonl."""
-
-    url: str
-    caption_id: int
-    caption: str
+_UNLISTED = "SELECT id, image_id FROM captions WHERE image_id NOT IN (SELECT id FROM images) LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Choice:
 
 class _Image(BaseModel):
     id: int = _IDS
-    file_name: records.FileName
+    file_name: FileName
     width: PositiveInt = Field(lt=10**6)
     height: PositiveInt = Field(lt=10**6)
     coco_url: str = Field(pattern=r"^https?://")
@@ -128,15 +120,15 @@ def choose(path: Path, output: Path, count: int, seed: int) -> Choice:
     """
     with _database(seed) as database:
         _fill(database, path, seed)
-        stranger = database.execute(_STRANGER).fetchone()
-        if stranger:
+        unlisted = database.execute(_UNLISTED).fetchone()
+        if unlisted:
             raise InputError(
-                f"{path}: caption {stranger[0]} is of image {stranger[1]}, which is not listed. {_RESTORE}"
+                f"{path}: caption {unlisted[0]} is of image {unlisted[1]}, which is not listed. {_RESTORE}"
             )
         database.executescript(_CHOOSE.format(count=int(count)))
         with atomic_file(output) as aside, aside.open("wb") as stream:
             for row in database.execute(_CHOSEN):
-                stream.write(records.line(Captioned(**dict(zip(Captioned.model_fields, row, strict=True)))))
+                stream.write(to_json(Captioned(**dict(zip(Captioned.model_fields, row, strict=True)))))
         images, captioned, chosen = (
             database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("images", "best", "chosen")
         )

@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_c
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import responses
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -22,9 +22,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from headimpact.data.coco import DEEP, FORMATS, MAX_PIXELS
+from headimpact.data.images import DEEP, FORMATS, MAX_PIXELS
 from headimpact.errors import InputError
-from headimpact.files import atomic_file, digest_file
+from headimpact.files import atomic_file, digest_file, leaves_folder
 
 MAX_BYTES = 50 * 2**20
 FIRST_WAIT_SECONDS = 1.0
@@ -33,7 +33,7 @@ GIVE_UP_AFTER = 20
 """So many files in a row that no server answers for: there is no network, or the server is down."""
 
 _CONTINUE = "Run the same command again: only what is missing is fetched."
-_FAILURES_TOLD = 3
+_FAILURES_NAMED = 3
 _CHUNK_BYTES = 2**16
 _HEADERS = {"User-Agent": "headimpact (dataset download)", "Accept-Encoding": "identity"}
 # What files.atomic_file writes to.
@@ -103,7 +103,7 @@ def fetch(
     Args:
         files: no two of the same path.
         folder: made if it does not exist.
-        verify: tells the fault of a file, or None. It is called in several threads.
+        verify: gives the fault of a file, or None. It is called in several threads.
         max_bytes: a larger file is refused, whatever its server says.
         workers: files fetched at the same time.
         attempts: for one file, the first included.
@@ -132,14 +132,14 @@ def _check(files: Sequence[RemoteFile], folder: Path) -> None:
     for file in files:
         if not _is_http(file.url):
             raise InputError(f"{file.url!r} is no http or https address of a file. Correct it in the list of files.")
-        posix, windows = PurePosixPath(file.path), PureWindowsPath(file.path)
-        if posix.is_absolute() or windows.anchor or ".." in windows.parts or not posix.parts or "\0" in file.path:
+        path = PurePosixPath(file.path)
+        if leaves_folder(file.path) or not path.parts or "\0" in file.path:
             raise InputError(
                 f"{file.url}: its path {file.path!r} leaves {folder}. Name the file relative to that folder."
             )
-        if posix.as_posix() in paths:
+        if path.as_posix() in paths:
             raise InputError(f"{file.url}: another file has the path {file.path!r} too. Give each a path of its own.")
-        paths.add(posix.as_posix())
+        paths.add(path.as_posix())
 
 
 def _is_http(url: str) -> bool:
@@ -194,13 +194,17 @@ def _collect(
         else:
             unreachable = 0 if future.result() else unreachable
     if refusals:
-        told = [refusals[file.path] for file in files if file.path in refusals][:_FAILURES_TOLD]
-        more = f"; and {len(refusals) - len(told)} more" if len(refusals) > len(told) else ""
-        others = f", the other {len(files) - len(refusals)} are in {folder}" if len(files) > len(refusals) else ""
-        raise InputError(
-            f"{len(refusals)} of {len(files)} files could not be fetched{others}: {'; '.join(told)}{more}. {_CONTINUE}"
-        )
+        # In the order of the files, not in the one that they ended in.
+        reasons = [refusals[file.path] for file in files if file.path in refusals]
+        raise InputError(_failure(reasons, len(files), folder))
     return fetched
+
+
+def _failure(reasons: Sequence[str], files: int, folder: Path) -> str:
+    named = "; ".join(reasons[:_FAILURES_NAMED])
+    more = f"; and {len(reasons) - _FAILURES_NAMED} more" if len(reasons) > _FAILURES_NAMED else ""
+    others = f", the other {files - len(reasons)} are in {folder}" if files > len(reasons) else ""
+    return f"{len(reasons)} of {files} files could not be fetched{others}: {named}{more}. {_CONTINUE}"
 
 
 def _ensure(file: RemoteFile, rules: _Rules) -> bool:
@@ -294,7 +298,7 @@ def mirrored(url: str, mirror: str | None) -> str:
 def image_fault(path: Path) -> str | None:
     """What is wrong with an image, or None: it is PNG or JPEG, decodes to its end, has ``MAX_PIXELS`` at most."""
     try:
-        # coco's own opening changes the warnings' filters, which threads share.
+        # images.open_image changes the warnings' filters, which threads share.
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return _too_large()

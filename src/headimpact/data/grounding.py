@@ -8,40 +8,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from pydantic import BaseModel
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from headimpact.data import annotators, records
-from headimpact.data.captions import Captioned
+from headimpact.data import annotators
+from headimpact.data.lines import Box, Captioned, Grounded, Line, Phrase, read
 from headimpact.errors import InputError
 
 _TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 # Florence-2 says where a corner is in thousandths of the image's sides.
 _BINS = 1000
-
-Box = tuple[float, float, float, float]
-
-
-class Phrase(BaseModel, frozen=True):
-    """A phrase and one of its boxes: left, top, right, bottom in pixels."""
-
-    phrase: str
-    box: Box
-
-
-class Grounded(Captioned, frozen=True):
-    """An image with the phrases of its caption: a line of phrases.jsonl.
-
-    Attributes:
-        error: why it has none, where it could not be worked on.
-    """
-
-    phrases: tuple[Phrase, ...]
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +42,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Grounder:
+class Grounder(annotators.Annotator):
     """Florence-2, ready to ground captions.
 
     Attributes:
@@ -71,60 +50,59 @@ class Grounder:
         max_new_tokens: tokens of an answer; what comes after is cut off.
     """
 
-    annotator: annotators.Annotator
+    reads: ClassVar[type[Line]] = Captioned
+
     processor: Any
     num_beams: int
     max_new_tokens: int
 
     def facts(self) -> dict[str, Any]:
         """What the phrases follow from, besides captions and images."""
-        return self.annotator.facts | {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+        return super().facts() | {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
 
-    def ground(self, entries: Sequence[Captioned], images: Path) -> list[Grounded]:
+    def annotate(self, lines: Sequence[Captioned], images: Path) -> list[Grounded]:
         """The phrases of each image, in the order of the answer; an image that cannot be worked on says why."""
-        opened, errors = annotators.open_images(entries, images)
-        errors |= {
-            entry.image_id: "the caption is too long for the model" for entry in entries if self._overlong(entry)
-        }
-        usable = [entry for entry in entries if entry.image_id not in errors]
-        answers = self._answers([opened[entry.image_id] for entry in usable], usable)
-        phrases = {entry.image_id: answer for entry, answer in zip(usable, answers, strict=True)}
+        opened, errors = annotators.open_images(lines, images)
+        errors |= {line.image_id: "the caption is too long for the model" for line in lines if self._overlong(line)}
+        usable = [line for line in lines if line.image_id not in errors]
+        answers = self._answers([opened[line.image_id] for line in usable], usable)
+        phrases = {line.image_id: answer for line, answer in zip(usable, answers, strict=True)}
         return [
-            Grounded(**entry.model_dump(), phrases=phrases.get(entry.image_id, ()), error=errors.get(entry.image_id))
-            for entry in entries
+            Grounded(**line.model_dump(), phrases=phrases.get(line.image_id, ()), error=errors.get(line.image_id))
+            for line in lines
         ]
 
-    def _overlong(self, entry: Captioned) -> bool:
-        prompt = self.processor._construct_prompts(_prompt(entry.caption))[0]
+    def _overlong(self, line: Captioned) -> bool:
+        prompt = self.processor._construct_prompts(_prompt(line.caption))[0]
         tokens = self.processor.tokenizer(prompt)["input_ids"]
         # Besides the image there are the beginning and the end of the text.
         return len(tokens) + self.processor.num_image_tokens + 2 > self._positions()
 
     def _positions(self) -> int:
-        return self.annotator.model.config.text_config.max_position_embeddings
+        return self.model.network.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
-    def _answers(self, images: Sequence[Image.Image], entries: Sequence[Captioned]) -> list[tuple[Phrase, ...]]:
-        if not entries:
+    def _answers(self, images: Sequence[Image.Image], lines: Sequence[Captioned]) -> list[tuple[Phrase, ...]]:
+        if not lines:
             return []
-        model = self.annotator.model
-        prompts = [_prompt(entry.caption) for entry in entries]
+        network = self.model.network
+        prompts = [_prompt(line.caption) for line in lines]
         inputs = self.processor(images=list(images), text=prompts, padding=True, return_tensors="pt")
-        tokens = model.generate(
-            **inputs.to(model.device, model.dtype),
+        tokens = network.generate(
+            **inputs.to(network.device, network.dtype),
             do_sample=False,
             num_beams=self.num_beams,
             max_new_tokens=min(self.max_new_tokens, self._positions() - 1),
         )
         texts = self.processor.batch_decode(tokens, skip_special_tokens=False)
-        return [self._parse(text, entry) for text, entry in zip(texts, entries, strict=True)]
+        return [self._parse(text, line) for text, line in zip(texts, lines, strict=True)]
 
-    def _parse(self, text: str, entry: Captioned) -> tuple[Phrase, ...]:
+    def _parse(self, text: str, line: Captioned) -> tuple[Phrase, ...]:
         # Asked for an image of as many pixels as there are bins, the processor gives the bins: for the image's own
         # size it would cut their centres down to whole pixels.
-        found = self.processor.post_process_generation(text, task=_TASK, image_size=(_BINS, _BINS))[_TASK]
-        pairs = zip(found["labels"], found["bboxes"], strict=True)
-        phrases = (Phrase(phrase=phrase, box=_pixels(bins, entry)) for phrase, bins in pairs if phrase)
+        answer = self.processor.post_process_generation(text, task=_TASK, image_size=(_BINS, _BINS))[_TASK]
+        pairs = zip(answer["labels"], answer["bboxes"], strict=True)
+        phrases = (Phrase(phrase=phrase, box=_pixels(bins, line)) for phrase, bins in pairs if phrase)
         return tuple(dict.fromkeys(phrases))
 
 
@@ -133,10 +111,10 @@ def _prompt(caption: str) -> str:
     return _TASK + re.sub("[<>]", " ", caption)
 
 
-def _pixels(bins: Sequence[int], entry: Captioned) -> Box:
+def _pixels(bins: Sequence[int], line: Captioned) -> Box:
     """The centres of the corners' bins, in pixels to two decimals, inside the image, the first corner at top left."""
-    xs = sorted(_pixel(value, entry.width) for value in bins[0::2])
-    ys = sorted(_pixel(value, entry.height) for value in bins[1::2])
+    xs = sorted(_pixel(value, line.width) for value in bins[0::2])
+    ys = sorted(_pixel(value, line.height) for value in bins[1::2])
     return xs[0], ys[0], xs[1], ys[1]
 
 
@@ -160,13 +138,13 @@ def load(
         InputError: not such a checkpoint, or its processor's files are missing.
     """
     kind = Florence2ForConditionalGeneration
-    annotator = annotators.load(kind, {"florence2"}, True, source, revision, device, dtype)
+    model = annotators.load(kind, {"florence2"}, True, source, revision, device, dtype)
     try:
         # The PIL backend everywhere: a machine with torchvision must see the same pixels.
-        processor = Florence2Processor.from_pretrained(annotator.folder, backend="pil")
+        processor = Florence2Processor.from_pretrained(model.folder, backend="pil")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{source} has no processor that can be loaded: {str(error).splitlines()[0]}") from None
-    return Grounder(annotator, processor, num_beams, max_new_tokens)
+    return Grounder(model, processor, num_beams, max_new_tokens)
 
 
 def account(path: Path) -> Account:
@@ -177,12 +155,12 @@ def account(path: Path) -> Account:
     """
     images = phrases = boxes = without = 0
     errors = []
-    for record in records.read(path, Grounded):
+    for line in read(path, Grounded):
         images += 1
-        phrases += len({phrase.phrase for phrase in record.phrases})
-        boxes += len(record.phrases)
-        if record.error is not None:
-            errors.append((record.image_id, record.error))
-        elif not record.phrases:
+        phrases += len({phrase.phrase for phrase in line.phrases})
+        boxes += len(line.phrases)
+        if line.error is not None:
+            errors.append((line.image_id, line.error))
+        elif not line.phrases:
             without += 1
     return Account(images, phrases, boxes, without, tuple(errors))

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from headimpact.data.coco import DEEP, Sample, key_object, shows_something
+from headimpact.data.images import DEEP
+from headimpact.data.samples import Sample, key_object
 from headimpact.errors import InputError
 
 
@@ -48,7 +49,7 @@ def make_samples(images: Iterable[tuple[Image.Image, Sequence[tuple[np.ndarray, 
             if not phrase.strip():
                 raise InputError(f"{where} has an empty phrase: describe the object in a few words.")
             obj = key_object(number, phrase, _check_mask(where, mask, image.size), score=1.0)
-            if not shows_something(obj):
+            if not obj.shows_something:
                 raise InputError(
                     f"{where} has a mask that {'covers the whole image' if obj.area else 'is empty'}: correct it, or "
                     "leave the object out."

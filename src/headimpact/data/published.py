@@ -3,24 +3,19 @@
 Only the paper's impact part was released; the images are COCO's own and are fetched from its address.
 """
 
-import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import scipy.sparse
-from jaxtyping import Bool
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from headimpact.data import coco
 from headimpact.data.download import RemoteFile, image_fault, mirrored
+from headimpact.data.images import FORMATS
+from headimpact.data.published_masks import UnusableError, read_mask
+from headimpact.data.samples import KeyObject, Sample, key_object
 from headimpact.errors import InputError
 
 INDEX_NAME = "dataset_masks.json"
@@ -28,10 +23,7 @@ MASKS_NAME = "masks"
 RAW_URL = "https://raw.githubusercontent.com"
 MAX_PHRASES = 1000
 """Of one record: an object's id is ``MAX_PHRASES * image_id + position of its phrase``."""
-MAX_MASK_BYTES = 64 * 2**20
-"""Of one mask file, unpacked. The largest published one has 4 MB."""
 
-_MASK_MEMBERS = {"data.npy", "indices.npy", "indptr.npy", "format.npy", "shape.npy"}
 _FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 _Score = Annotated[float, Field(ge=0, le=1)]
 
@@ -58,11 +50,6 @@ class Record(BaseModel):
 
 
 _RECORDS = TypeAdapter(list[Record])
-# What zipfile, numpy and scipy raise for a file that is no matrix (RuntimeError: encrypted, unknown compression).
-_MALFORMED = (
-    *(ValueError, TypeError, AttributeError, OSError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-)
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class Holdings:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class Unusable:
     """An object (the phrase at ``position``), or a whole image (``position`` is None), that cannot be used."""
 
     image_id: int
@@ -126,16 +113,16 @@ def count(records: Sequence[Record], min_score: float) -> Holdings:
     )
 
 
-def index_file(repository: str, revision: str, sha256: str | None = None, base_url: str = RAW_URL) -> RemoteFile:
+def index_file(repository: str, revision: str, sha256: str | None = None) -> RemoteFile:
     """The records, to be fetched from a public repository (``owner/name``) at a commit."""
-    return RemoteFile(f"{base_url}/{repository}/{revision}/{INDEX_NAME}", INDEX_NAME, sha256=sha256)
+    return RemoteFile(f"{RAW_URL}/{repository}/{revision}/{INDEX_NAME}", INDEX_NAME, sha256=sha256)
 
 
-def mask_files(records: Sequence[Record], repository: str, revision: str, base_url: str = RAW_URL) -> list[RemoteFile]:
-    """Every mask that the records name, to be fetched likewise; ``mask_fault`` verifies them."""
+def mask_files(records: Sequence[Record], repository: str, revision: str) -> list[RemoteFile]:
+    """Every mask that the records name, to be fetched likewise; ``published_masks.mask_fault`` verifies them."""
     names = {name for record in records for of_phrase in record.grounding.masks_file_name for name in of_phrase}
     return [
-        RemoteFile(f"{base_url}/{repository}/{revision}/{MASKS_NAME}/{name}", f"{MASKS_NAME}/{name}")
+        RemoteFile(f"{RAW_URL}/{repository}/{revision}/{MASKS_NAME}/{name}", f"{MASKS_NAME}/{name}")
         for name in sorted(names)
     ]
 
@@ -157,8 +144,8 @@ def read_samples(
     folder: Path,
     images: Path,
     min_score: float,
-    skip: Callable[[Skipped], None],
-) -> Iterator[coco.Sample]:
+    leave_out: Callable[[Unusable], None],
+) -> Iterator[Sample]:
     """The images that can be used, each with its objects, in the records' order.
 
     Of several masks of an object the one of the highest score is taken. Phrases lose the white space around them
@@ -168,132 +155,59 @@ def read_samples(
         records: of the release.
         folder: where the masks lie, in ``masks/``.
         images: where the images lie, by their file names.
-        min_score: objects whose mask has less confidence are skipped.
-        skip: is told every object, and every image, that cannot be used, when it is met.
+        min_score: objects whose mask has less confidence cannot be used.
+        leave_out: is given every object, and every image, that cannot be used, when it is met.
     """
     for record in records:
-        objects: list[coco.KeyObject] = []
+        objects: list[KeyObject] = []
         try:
             path = images / record.image_file_name
             size = _image_size(path)
             positions = _positions(record.grounding)
-        except _UnusableError as error:
-            skip(Skipped(record.image_id, None, str(error)))
+        except UnusableError as error:
+            leave_out(Unusable(record.image_id, None, str(error)))
             continue
         for position in positions:
             try:
                 objects.append(_read_object(record, position, folder / MASKS_NAME, size, min_score))
-            except _UnusableError as error:
-                skip(Skipped(record.image_id, position, str(error)))
+            except UnusableError as error:
+                leave_out(Unusable(record.image_id, position, str(error)))
         if objects:
-            yield coco.Sample(record.image_id, path, *size, tuple(objects))
+            yield Sample(record.image_id, path, *size, tuple(objects))
         else:
-            skip(Skipped(record.image_id, None, "no object can be used"))
-
-
-class _UnusableError(Exception):
-    """Why an object or an image cannot be used."""
+            leave_out(Unusable(record.image_id, None, "no object can be used"))
 
 
 def _image_size(path: Path) -> tuple[int, int]:
     if not path.is_file():
-        raise _UnusableError("the image is missing")
+        raise UnusableError("the image is missing")
     if (fault := image_fault(path)) is not None:
-        raise _UnusableError(fault)
-    with Image.open(path, formats=coco.FORMATS) as image:
+        raise UnusableError(fault)
+    with Image.open(path, formats=FORMATS) as image:
         return image.size
 
 
 def _positions(grounding: Grounding) -> range:
     phrases, scores, masks = map(len, (grounding.labels, grounding.masks_scores, grounding.masks_file_name))
     if phrases == scores == masks == 0:
-        raise _UnusableError("no phrase and no mask")
+        raise UnusableError("no phrase and no mask")
     if not phrases == scores == masks:
-        raise _UnusableError(f"{phrases} phrases, but scores for {scores} and masks for {masks}")
+        raise UnusableError(f"{phrases} phrases, but scores for {scores} and masks for {masks}")
     return range(phrases)
 
 
-def _read_object(record: Record, position: int, masks: Path, size: tuple[int, int], min_score: float) -> coco.KeyObject:
+def _read_object(record: Record, position: int, masks: Path, size: tuple[int, int], min_score: float) -> KeyObject:
     grounding = record.grounding
     phrase = grounding.labels[position].strip()
     scores, names = grounding.masks_scores[position], grounding.masks_file_name[position]
     if not phrase:
-        raise _UnusableError("the phrase is empty")
+        raise UnusableError("the phrase is empty")
     if len(scores) != len(names):
-        raise _UnusableError(f"{len(scores)} scores for {len(names)} masks")
+        raise UnusableError(f"{len(scores)} scores for {len(names)} masks")
     if not scores:
-        raise _UnusableError("no mask")
+        raise UnusableError("no mask")
     score, name = max(zip(scores, names, strict=True))
     if score < min_score:
-        raise _UnusableError(f"confidence below {min_score:g}")
-    mask = _read_mask(masks / name, size)
-    return coco.key_object(MAX_PHRASES * record.image_id + position, phrase, mask, score)
-
-
-def _read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-    """The mask of an image of this width and height.
-
-    Raises:
-        _UnusableError: it is missing, damaged, of another size or empty.
-    """
-    matrix = _load(path)
-    height, width = matrix.shape
-    if (width, height) != size:
-        raise _UnusableError(f"the mask is {width}x{height} pixels, the image {size[0]}x{size[1]}")
-    mask = matrix.toarray()
-    if not mask.any():
-        raise _UnusableError("the mask is empty")
-    return mask
-
-
-def mask_fault(path: Path) -> str | None:
-    """What is wrong with a mask's file, or None."""
-    try:
-        _load(path)
-    except _UnusableError as error:
-        return str(error)
-    return None
-
-
-def _load(path: Path) -> Any:
-    """The CSR matrix of a file, as true and false.
-
-    Raises:
-        _UnusableError: it is missing, or holds no such matrix.
-    """
-    try:
-        _check_members(path)
-        matrix = scipy.sparse.load_npz(path)
-        if matrix.format != "csr" or matrix.dtype.kind not in "biuf":
-            raise ValueError(f"it holds a {matrix.format} matrix of {matrix.dtype}, not csr of numbers")
-        # Without the full check scipy writes wherever the column numbers point.
-        matrix.check_format(full_check=True)
-        return matrix.astype(bool)
-    except FileNotFoundError:
-        raise _UnusableError("the mask's file is missing") from None
-    except _MALFORMED as error:
-        raise _UnusableError(f"the mask's file is damaged ({error})") from None
-
-
-def _check_members(path: Path) -> None:
-    """Before anything is loaded: the members of a CSR matrix, no larger than they may be and say.
-
-    Raises:
-        ValueError: they are not.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        names = sorted(member.filename for member in members)
-        if names != sorted(_MASK_MEMBERS):
-            raise ValueError(f"it has the members {', '.join(names[:10])[:200]}")
-        if sum(member.file_size for member in members) > MAX_MASK_BYTES:
-            raise ValueError(f"it unpacks to more than {MAX_MASK_BYTES} bytes")
-        for member in members:
-            with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                if version != (1, 0):
-                    raise ValueError(f"{member.filename} is of version {version}")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            # numpy makes room for what the header says.
-            if math.prod(shape) * dtype.itemsize > member.file_size:
-                raise ValueError(f"{member.filename} is shorter than it says")
+        raise UnusableError(f"confidence below {min_score:g}")
+    mask = read_mask(masks / name, size)
+    return key_object(MAX_PHRASES * record.image_id + position, phrase, mask, score)

@@ -1,18 +1,14 @@
-"""The generated embedded dataset: textured shapes on cluttered backgrounds, with exact masks and phrases.
+"""The generated scenes: textured shapes on cluttered backgrounds, with exact masks and phrases.
 
 Everything is drawn in whole numbers from ``(seed, scene id)``, so that two machines draw the same pixels.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
-
-from headimpact.data import coco
-from headimpact.files import atomic_folder
 
 PALETTE = {
     "red": (225, 35, 35),
@@ -119,8 +115,8 @@ def draw(seed: int, scene_id: int) -> Scene:
     drawn: list[tuple[str, str, str]] = []
     masks: list[np.ndarray] = []
     areas: list[int] = []
-    for looks, radius in _cast(rng, min(width, height)):
-        cover, paint = _cut(*_render(rng, *looks, radius))
+    for appearance, radius in _cast(rng, min(width, height)):
+        cover, paint = _cut(*_render(rng, *appearance, radius))
         corner = _find_place(rng, cover >= 2, masks, areas, (height, width))
         if corner is None:
             continue
@@ -131,8 +127,8 @@ def draw(seed: int, scene_id: int) -> Scene:
         masks.append(np.zeros((height, width), dtype=bool))
         masks[-1][window] = cover >= 2
         areas.append(int(masks[-1].sum()))
-        drawn.append(looks)
-    things = (Thing(*looks, position(mask), mask) for looks, mask in zip(drawn, masks, strict=True))
+        drawn.append(appearance)
+    things = (Thing(*appearance, position(mask), mask) for appearance, mask in zip(drawn, masks, strict=True))
     return Scene(scene_id, Image.fromarray(canvas.astype(np.uint8)), tuple(things))
 
 
@@ -142,11 +138,11 @@ def _cast(rng: np.random.Generator, side: int) -> list[tuple[tuple[str, str, str
     kinds = rng.choice(len(SHAPES) * len(COLOURS), size=count + 1, replace=False)
     textures = rng.integers(len(TEXTURES), size=count + 1)
     percents = rng.integers(_SMALLEST, _LARGEST[count] + 1, size=count + 1)
-    looks = [
+    appearances = [
         (SHAPES[kind % len(SHAPES)], COLOURS[kind // len(SHAPES)], TEXTURES[texture])
         for kind, texture in zip(kinds, textures, strict=True)
     ]
-    return list(zip(looks, (side * percents // 200).tolist(), strict=True))
+    return list(zip(appearances, (side * percents // 200).tolist(), strict=True))
 
 
 def _render(
@@ -230,18 +226,18 @@ def _find_place(
     areas: Sequence[int],
     size: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """Top and left of a window where the shape leaves enough of every other thing visible, if one is found.
+    """Top and left of a window where the shape leaves enough of every other thing visible; None after too many tries.
 
     ``masks`` are what is visible so far of the other things, ``areas`` what they had when they were drawn.
     """
     rows, cols = shape.shape
     for _ in range(_PLACES_TRIED):
         top, left = int(rng.integers(size[0] - rows + 1)), int(rng.integers(size[1] - cols + 1))
-        seen = [
+        visible = [
             np.count_nonzero(mask) - np.count_nonzero(mask[top : top + rows, left : left + cols] & shape)
             for mask in masks
         ]
-        if all(100 * part >= _MIN_VISIBLE_PERCENT * area for part, area in zip(seen, areas, strict=True)):
+        if all(100 * part >= _MIN_VISIBLE_PERCENT * area for part, area in zip(visible, areas, strict=True)):
             return top, left
     return None
 
@@ -281,38 +277,3 @@ def _line(
     along, across = dx * cosine + dy * sine, dy * cosine - dx * sine
     thickness, length = int(rng.integers(1, 4)), int(rng.integers(15, 60))
     return (abs(across) * 2 <= thickness * _UNIT) & (abs(along) * 2 <= length * _UNIT)
-
-
-def write_dataset(
-    folder: Path,
-    sizes: Mapping[str, int],
-    seed: int,
-    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> None:
-    """Write the dataset, whole or not at all: images, one annotation file a part, and the manifest.
-
-    Args:
-        folder: replaced if it exists.
-        sizes: number of images of each part.
-        seed: of the scenes and of the split.
-        progress: wraps the scene ids while their images are drawn.
-    """
-    ids = range(1, sum(sizes.values()) + 1)
-    parts = coco.split(ids, sizes, seed)
-    with atomic_folder(folder) as aside:
-        (aside / "images").mkdir()
-        samples = {scene_id: _write_scene(aside, draw(seed, scene_id)) for scene_id in progress(ids)}
-        for part, chosen in parts.items():
-            coco.write_part(aside, part, [samples[scene_id] for scene_id in chosen])
-        coco.write_manifest(aside)
-
-
-def _write_scene(folder: Path, scene: Scene) -> coco.Sample:
-    path = coco.images_path(folder) / f"{scene.id:06d}.png"
-    # Not compressed: the bytes that a compressor makes of the same pixels differ between processors.
-    scene.image.save(path, compress_level=0)
-    objects = [
-        coco.key_object(10 * scene.id + index, thing.rich, thing.mask, score=1.0)
-        for index, thing in enumerate(scene.things)
-    ]
-    return coco.Sample(scene.id, path, scene.image.width, scene.image.height, tuple(objects))

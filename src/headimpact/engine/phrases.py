@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
 from headimpact.vlm import packing
 from headimpact.vlm.base import Vlm

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from PIL import Image
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine.phrases import phrase_nll
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS

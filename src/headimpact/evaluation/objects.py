@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import batches
 from headimpact.engine.watch import Watch

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import Question

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.errors import InputError
 from headimpact.text import normalise
 from headimpact.vlm.conversations import OPTION_LABELS

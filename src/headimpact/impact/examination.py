@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.errors import InputError
 from headimpact.impact.scoring import Skipped, foreign_coverages
 from headimpact.impact.variations import BLOB_COVERAGE, Rows, Scores, Variation, ellipse, join, score

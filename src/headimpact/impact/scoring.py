@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.errors import InputError
 from headimpact.impact.head_impact import ImpactAccumulator
 from headimpact.impact.layer_scores import score_layer

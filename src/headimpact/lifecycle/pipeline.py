@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headimpact.data import coco
+from headimpact.data import checking
 from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import code, graph, jobs, layout
@@ -127,7 +127,7 @@ def verify(work: Work, config: Config) -> None:
     """
     everything = jobs.all_upstream(work, config)
     if any(step == "data" for step, _ in everything) and layout.DATASET.exists():
-        coco.verify(layout.DATASET)
+        checking.verify(layout.DATASET)
     for model in dict.fromkeys(job.model for step, job in everything if step == "score"):
         verify_impact_table(model)
 

@@ -113,7 +113,7 @@ STEPS: dict[str, Step] = {
             values=("compute.dtype", "dataset", "ground"),
             untracked=("ground.batch_images", *_DEVICE),
             in_git=True,
-            code=("data.annotators", "data.grounding", "lifecycle.steps.ground"),
+            code=("data.annotators", "data.grounding", "lifecycle.steps.ground", "lifecycle.steps.model_pass"),
             shares=True,
         ),
         Step(
@@ -125,7 +125,7 @@ STEPS: dict[str, Step] = {
             values=("compute.dtype", "dataset", "segment"),
             untracked=("segment.batch_images", *_DEVICE),
             in_git=True,
-            code=("data.annotators", "data.segmentation", "lifecycle.steps.segment"),
+            code=("data.annotators", "data.segmentation", "lifecycle.steps.segment", "lifecycle.steps.model_pass"),
             shares=True,
         ),
         Step(

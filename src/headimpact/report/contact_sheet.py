@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from headimpact.data.coco import KeyObject, Sample
+from headimpact.data.samples import KeyObject, Sample
 from headimpact.vlm import tokengrid
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.tokengrid import TokenGrid

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import colormaps
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.report.page import Cell, Document, Picture, Section, Table, Text, to_html
 
 _SIDE = 320  # pixels of a picture's longer edge

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.errors import InputError
 from headimpact.files import atomic_folder
 from headimpact.report import answer_findings, examined, figures, gallery, paper, tournament_section

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError

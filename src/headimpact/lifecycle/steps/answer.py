@@ -8,7 +8,7 @@ import pandas as pd
 
 from headimpact import statistics
 from headimpact.adapters import lora
-from headimpact.data.coco import Sample
+from headimpact.data.samples import Sample
 from headimpact.engine.phrases import batches
 from headimpact.errors import InputError
 from headimpact.evaluation import answers, orders

@@ -4,14 +4,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headimpact.data import assembly, coco, published, scenes, segmentation
+from headimpact.data import assembly, coco, manifest, published, segmented
+from headimpact.data.own_data import import_own_data
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
 from headimpact.files import atomic_folder
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.params import is_own
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.download import release
+from headimpact.lifecycle.steps.sources import release
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import contact_sheet, figures
 from headimpact.vlm import loading
@@ -24,14 +27,14 @@ def run(config: Config, job: Job) -> Summary:
     with tracking.run("data") as run_id:
         tracking.log_parameters(_values(config))
         skipped = _write(config)
-        digest = coco.dataset_digest(layout.DATASET)
+        digest = manifest.dataset_digest(layout.DATASET)
         parts = {part: coco.read_part(layout.DATASET, part) for part in coco.PARTS}
         for part, samples in parts.items():
             tracking.log_dataset(config.dataset, layout.DATASET, digest, part)
             objects = sum(len(sample.objects) for sample in samples)
             tracking.log_metrics({f"data/{part}/images": len(samples), f"data/{part}/objects": objects})
         not_drawn = _look(config, parts)
-        tracking.log_files(coco.manifest_path(layout.DATASET))
+        tracking.log_files(manifest.manifest_path(layout.DATASET))
         tracking.log_files(layout.DATASET_LOOK)
     rows = [
         (part, f"{len(samples):,} images, {sum(len(sample.objects) for sample in samples):,} objects")
@@ -60,42 +63,41 @@ def _write(config: Config) -> list[tuple[str, str]]:
     match config.dataset:
         case "scenes":
             sizes = config.scenes.sizes.model_dump()
-            scenes.write_dataset(layout.DATASET, sizes, config.seed, lambda ids: track(ids, len(ids), "drawing scenes"))
+            write_scenes(layout.DATASET, sizes, config.seed, lambda ids: track(ids, len(ids), "drawing scenes"))
             return []
         case "published":
             return _write_published(config, sizes)
         case "coco":
-            account = segmentation.account(layout.OBJECTS, config.min_score)
-            found = segmentation.samples(layout.OBJECTS, layout.downloaded_images("coco"), config.min_score)
-            written = assembly.write_dataset(layout.DATASET, found, sizes, config.seed, _read)
-            dropped = [("images", account.dropped_images), ("objects", account.dropped_objects)]
-            told = [(f"{n} {what}", why) for what, reasons in dropped for why, n in reasons.items()]
-            return [*told, *written.skipped]
-    written = assembly.import_own(layout.DATASET, Path(config.dataset), sizes, config.seed, _read)
-    return written.skipped
+            account = segmented.account(layout.OBJECTS, config.min_score)
+            samples = segmented.samples(layout.OBJECTS, layout.downloaded_images("coco"), config.min_score)
+            written = assembly.write_dataset(layout.DATASET, samples, sizes, config.seed, _read)
+            counts = [("images", account.dropped_images), ("objects", account.dropped_objects)]
+            dropped = [(f"{n} {what}", why) for what, reasons in counts for why, n in reasons.items()]
+            return [*dropped, *written.left_out]
+    return import_own_data(layout.DATASET, Path(config.dataset), sizes, config.seed, _read).left_out
 
 
 def _write_published(config: Config, sizes: dict[str, int]) -> list[tuple[str, str]]:
     source, images = release(config), layout.downloaded_images("published")
-    skipped: list[published.Skipped] = []
+    unusable: list[published.Unusable] = []
     records = published.read_records(source)
-    found = published.read_samples(records, source, images, config.min_score, skipped.append)
-    read = track(found, len(records), "reading the published masks")
-    written = assembly.write_dataset(layout.DATASET, read, sizes, config.seed, _read)
-    reasons = Counter(("image" if item.position is None else "object", item.reason) for item in skipped)
-    few = {key: [str(s.image_id) for s in skipped if s.reason == key[1]] for key, n in reasons.items() if n <= 3}
-    told = [
+    samples = published.read_samples(records, source, images, config.min_score, unusable.append)
+    tracked = track(samples, len(records), "reading the published masks")
+    written = assembly.write_dataset(layout.DATASET, tracked, sizes, config.seed, _read)
+    reasons = Counter(("image" if item.position is None else "object", item.reason) for item in unusable)
+    few = {key: [str(u.image_id) for u in unusable if u.reason == key[1]] for key, n in reasons.items() if n <= 3}
+    counted = [
         (f"{n} {what}{'s' * (n > 1)}", why + (f" ({', '.join(few[what, why])})" if (what, why) in few else ""))
         for (what, why), n in reasons.items()
     ]
-    return [*told, *written.skipped]
+    return [*counted, *written.left_out]
 
 
-def _read(samples: Sequence[coco.Sample]) -> Iterator[coco.Sample]:
+def _read(samples: Sequence[Sample]) -> Iterator[Sample]:
     return track(samples, len(samples), "reading images")
 
 
-def _look(config: Config, parts: dict[str, list[coco.Sample]]) -> list[tuple[str, str]]:
+def _look(config: Config, parts: dict[str, list[Sample]]) -> list[tuple[str, str]]:
     """Contact sheet and histograms; which models the sheet lacks, and why."""
     models, missing = {}, []
     for name in dict.fromkeys([*config.grid.models, config.model]):
@@ -104,9 +106,9 @@ def _look(config: Config, parts: dict[str, list[coco.Sample]]) -> list[tuple[str
         except InputError as error:
             missing.append((f"{name} in the contact sheet", str(error)))
     everything = [sample for samples in parts.values() for sample in samples]
-    shown = [sample for sample in parts["impact"] if sample.objects][:SHEET_IMAGES]
+    on_sheet = [sample for sample in parts["impact"] if sample.objects][:SHEET_IMAGES]
     with atomic_folder(layout.DATASET_LOOK) as aside:
-        sheet = contact_sheet.contact_sheet(shown, models, config.impact.mask_threshold)
+        sheet = contact_sheet.contact_sheet(on_sheet, models, config.impact.mask_threshold)
         figures.save(sheet, aside / "contact_sheet.png")
         figures.save(contact_sheet.histograms(everything, config.dataset), aside / "histograms.png")
     return missing

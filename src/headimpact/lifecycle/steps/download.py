@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from headimpact.data import captions, published, records
+from headimpact.data import captions, lines, published, published_masks
 from headimpact.data.download import RemoteFile, fetch, image_fault, mirrored
 from headimpact.errors import InputError
 from headimpact.files import digest_file, digest_folder, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.sources import nothing_to_do
+from headimpact.lifecycle.steps.sources import nothing_to_do, release
 from headimpact.lifecycle.summary import Summary
 
 # COCO's archive of annotations has 241 MB.
@@ -58,14 +58,14 @@ def _fetch_published(config: Config) -> tuple[str, list[tuple[str, str]]]:
     if source != Path(settings.source):
         index = published.index_file(settings.source, settings.index_revision, settings.index_sha256)
         _fetch(config, [index], source, "the index")
-    entries = published.read_records(source)
+    records = published.read_records(source)
     if source != Path(settings.source):
-        masks = published.mask_files(entries, settings.source, settings.masks_revision)
-        _fetch(config, masks, source, "masks", verify=published.mask_fault)
-    files = published.image_files(entries, config.download.mirror)
+        masks = published.mask_files(records, settings.source, settings.masks_revision)
+        _fetch(config, masks, source, "masks", verify=published_masks.mask_fault)
+    files = published.image_files(records, config.download.mirror)
     images = layout.downloaded_images("published")
     fetched = _fetch(config, files, images, "images", verify=image_fault)
-    holds = published.count(entries, config.min_score)
+    holds = published.count(records, config.min_score)
     rows = [
         ("the release holds", f"{holds.records:,} records, {holds.phrases:,} phrases, {holds.masks:,} masks"),
         (
@@ -77,20 +77,14 @@ def _fetch_published(config: Config) -> tuple[str, list[tuple[str, str]]]:
     return f"{digest_folder(source)} {digest_folder(images)}", rows
 
 
-def release(config: Config) -> Path:
-    """Where the published release lies: the folder that ``published.source`` names, or what was fetched of it."""
-    source = Path(config.published.source)
-    return source if source.is_dir() else layout.download("published") / "release"
-
-
 def _fetch_coco(config: Config) -> tuple[str, list[tuple[str, str]]]:
     choice = captions.choose(_captions_file(config), layout.CAPTIONS, config.coco.images, config.coco.seed)
-    entries = [
-        RemoteFile(mirrored(entry.url, config.download.mirror), entry.file_name)
-        for entry in records.read(layout.CAPTIONS, captions.Captioned)
+    files = [
+        RemoteFile(mirrored(image.url, config.download.mirror), image.file_name)
+        for image in lines.read(layout.CAPTIONS, lines.Captioned)
     ]
     images = layout.downloaded_images("coco")
-    fetched = _fetch(config, entries, images, "images", verify=image_fault)
+    fetched = _fetch(config, files, images, "images", verify=image_fault)
     rows = [
         ("images in the captions file", f"{choice.images:,}, {choice.without_caption:,} of them without a caption"),
         ("images", f"{choice.chosen:,} of {config.coco.images:,} wanted, {fetched:,} of them fetched now"),
@@ -100,13 +94,13 @@ def _fetch_coco(config: Config) -> tuple[str, list[tuple[str, str]]]:
 
 def _captions_file(config: Config) -> Path:
     """COCO's captions: a file here, or fetched, and taken out of its archive if it is in one."""
-    given, folder = config.coco.captions, layout.download("coco")
-    path = Path(given)
-    if given.startswith(("http://", "https://")):
-        path = folder / Path(urlsplit(given).path).name
-        _fetch(config, [RemoteFile(given, path.name)], folder, "captions", max_bytes=_MAX_ARCHIVE_BYTES)
+    source, folder = config.coco.captions, layout.download("coco")
+    path = Path(source)
+    if source.startswith(("http://", "https://")):
+        path = folder / Path(urlsplit(source).path).name
+        _fetch(config, [RemoteFile(source, path.name)], folder, "captions", max_bytes=_MAX_ARCHIVE_BYTES)
     if not path.is_file():
-        raise InputError(f"coco.captions in {layout.PARAMS} is {given}: neither an http address nor a file here.")
+        raise InputError(f"coco.captions in {layout.PARAMS} is {source}: neither an http address nor a file here.")
     if path.suffix != ".zip":
         return path
     extracted = folder / Path(config.coco.member).name

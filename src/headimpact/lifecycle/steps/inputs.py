@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from headimpact.data import coco
+from headimpact.data import coco, manifest
+from headimpact.data.samples import Sample
 from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.lifecycle import layout
@@ -32,12 +33,12 @@ def load_base(config: Config, job: Job) -> Vlm:
     return base
 
 
-def read_part(part: str) -> list[coco.Sample]:
+def read_part(part: str) -> list[Sample]:
     """The samples of one part that have an object."""
     return [sample for sample in coco.read_part(layout.DATASET, part) if sample.objects]
 
 
-def draw_images(samples: Sequence[coco.Sample], count: int, seed: int) -> list[coco.Sample]:
+def draw_images(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     """``count`` images in their order, or all where there are fewer; a smaller draw is part of a larger one."""
     chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
     return [samples[index] for index in sorted(chosen)]
@@ -45,4 +46,4 @@ def draw_images(samples: Sequence[coco.Sample], count: int, seed: int) -> list[c
 
 def dataset_digest() -> str:
     """Digest of the dataset's files."""
-    return coco.dataset_digest(layout.DATASET)
+    return manifest.dataset_digest(layout.DATASET)

@@ -1,6 +1,7 @@
 """What the steps that a dataset is made by have in common."""
 
-from headimpact.data.records import Processes
+from pathlib import Path
+
 from headimpact.files import write_json
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
@@ -13,6 +14,7 @@ def nothing_to_do(step: str, config: Config) -> Summary:
     return Summary(step, [("nothing to do", f"the dataset {config.dataset} does not need it")])
 
 
-def not_first(step: str, processes: Processes) -> Summary:
-    """What a process of several tells that is not the first: only that one tracks and records."""
-    return Summary(step, [("process", f"{processes.rank + 1} of {processes.count}: its share is done")])
+def release(config: Config) -> Path:
+    """Where the published release lies: the folder that ``published.source`` names, or what was fetched of it."""
+    source = Path(config.published.source)
+    return source if source.is_dir() else layout.download("published") / "release"

@@ -1,4 +1,4 @@
-"""Long work written down image by image: one JSON line each, so that a killed build goes on where it was.
+"""The journal of long work: written down image by image, a line each, so that a killed build goes on where it was.
 
 The lines are written beside the output, in ``<output>.shards/<fingerprint>/<rank>-of-<count>.jsonl``, each flushed
 as it is made; when every image has its line, they become the output, by ascending image id, and the shards go.
@@ -18,80 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, BinaryIO, Generic, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, Generic
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
-
+from headimpact.data.lines import Kind, Line, from_json, to_json
 from headimpact.errors import InputError
 from headimpact.files import write_json
-
-
-def _inside(name: str) -> str:
-    windows = PureWindowsPath(name)
-    if PurePosixPath(name).is_absolute() or windows.anchor or ".." in windows.parts:
-        raise ValueError(f"{name!r} leaves the folder of images")
-    return name
-
-
-FileName = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
-
-
-class Record(BaseModel, frozen=True):
-    """An image of the pipeline. Its lines are sorted by ``image_id``.
-
-    Attributes:
-        file_name: relative to the folder of images, which it does not leave.
-    """
-
-    image_id: NonNegativeInt
-    file_name: FileName
-    width: PositiveInt
-    height: PositiveInt
-
-
-R = TypeVar("R", bound=Record)
-
-
-def line(record: Record) -> bytes:
-    """A record as a line of JSON; what is None is left out.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    text = json.dumps(record.model_dump(exclude_none=True), ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
-
-
-def read(path: Path, kind: type[R]) -> Iterator[R]:
-    """The records of a file, one at a time.
-
-    Raises:
-        InputError: the file is missing, a line is not such a record, or the ids do not ascend.
-    """
-    last = -1
-    try:
-        with path.open("rb") as stream:
-            for number, text in enumerate(stream, 1):
-                record = _parse(f"{path}: line {number}", text, kind, "Make the file anew.")
-                if record.image_id <= last:
-                    raise InputError(
-                        f"{path}: line {number}: image {record.image_id} comes after image {last}. "
-                        f"Every image must be there once, by ascending id; make the file anew."
-                    )
-                last = record.image_id
-                yield record
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist. Run the step before this one.") from None
-
-
-def _parse(where: str, text: bytes, kind: type[R], remedy: str) -> R:
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the line"
-        raise InputError(f"{where}: {place}: {first['msg']}. {remedy}") from None
 
 
 @dataclass(frozen=True)
@@ -108,20 +40,20 @@ class Processes:
 
 
 @dataclass(frozen=True)
-class Work(Generic[R]):
+class Work(Generic[Kind]):
     """What is to be done with every image.
 
     Attributes:
-        entries: the images, by ascending id; asked for anew whenever they are needed.
+        images: the lines of the images, by ascending id; asked for anew whenever they are needed.
         settings: everything that the results follow from, as JSON values.
         group_images: images that are worked on together.
-        make: the records of a group, of every image one.
+        make: the lines that come of a group, of every image one.
     """
 
-    entries: Callable[[], Iterable[Record]]
+    images: Callable[[], Iterable[Line]]
     settings: Mapping[str, Any]
     group_images: int
-    make: Callable[[Sequence[Any]], Sequence[R]]
+    make: Callable[[Sequence[Any]], Sequence[Kind]]
 
 
 def complete(
@@ -149,18 +81,18 @@ def complete(
     left = [
         number
         for number, group in enumerate(_groups(work))
-        if number % processes.count == processes.rank and any(entry.image_id not in done for entry in group)
+        if number % processes.count == processes.rank and any(image.image_id not in done for image in group)
     ]
-    with _own_shard(folder, processes) as shard:
+    with _open_shard(folder, processes) as shard:
         for group in progress(_only(_groups(work), left), len(left)):
-            for record in work.make(group):
-                if record.image_id not in done:
-                    shard.write(line(record))
+            for line in work.make(group):
+                if line.image_id not in done:
+                    shard.write(to_json(line))
                     shard.flush()
     processes.wait()
     if processes.rank:
         return False
-    _merge(output, folder, work.entries())
+    _merge(output, folder, work.images())
     shutil.rmtree(folder.parent)
     return True
 
@@ -171,8 +103,8 @@ def _folder(output: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _groups(work: Work) -> Iterator[list[Any]]:
-    entries = iter(work.entries())
-    while group := list(islice(entries, work.group_images)):
+    images = iter(work.images())
+    while group := list(islice(images, work.group_images)):
         yield group
 
 
@@ -182,7 +114,7 @@ def _only(groups: Iterable[list[Any]], numbers: Sequence[int]) -> Iterator[list[
 
 
 @contextmanager
-def _own_shard(folder: Path, processes: Processes) -> Iterator[BinaryIO]:
+def _open_shard(folder: Path, processes: Processes) -> Iterator[BinaryIO]:
     """The shard of this process, to append to: no other process writes there."""
     path = folder / f"{processes.rank}-of-{processes.count}.jsonl"
     with path.open("ab") as shard:
@@ -198,31 +130,32 @@ def _whole_lines(path: Path) -> int:
 
 def _index(folder: Path) -> dict[int, tuple[Path, int]]:
     """Where the line of each image begins. A last line that was not written in full is passed over."""
-    found: dict[int, tuple[Path, int]] = {}
+    places: dict[int, tuple[Path, int]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         offset = 0
         with path.open("rb") as shard:
             for text in shard:
                 if text.endswith(b"\n"):
-                    record = _parse(f"{path}: byte {offset}", text, Record, f"Delete {folder} to start over.")
-                    found.setdefault(record.image_id, (path, offset))
+                    line = from_json(f"{path}: byte {offset}", text, Line, f"Delete {folder} to start over.")
+                    places.setdefault(line.image_id, (path, offset))
                 offset += len(text)
-    return found
+    return places
 
 
-def _merge(output: Path, folder: Path, entries: Iterable[Record]) -> None:
-    index = _index(folder)
+def _merge(output: Path, folder: Path, images: Iterable[Line]) -> None:
+    """Make the output of the shards: the line of every image, in the order of the images."""
+    places = _index(folder)
     # Not beside the output: what a killed build leaves goes with the shards.
     merged = folder / "merged"
     with ExitStack() as stack, merged.open("wb") as stream:
         shards = {path: stack.enter_context(path.open("rb")) for path in sorted(folder.glob("*.jsonl"))}
-        for entry in entries:
-            if entry.image_id not in index:
+        for image in images:
+            if image.image_id not in places:
                 raise InputError(
-                    f"{output}: image {entry.image_id} was not worked on: another process ended too early. "
+                    f"{output}: image {image.image_id} was not worked on: another process ended too early. "
                     f"Run the step again; it goes on where it was."
                 )
-            path, offset = index[entry.image_id]
+            path, offset = places[image.image_id]
             shards[path].seek(offset)
             stream.write(shards[path].readline())
     merged.replace(output)

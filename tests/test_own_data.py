@@ -1,0 +1,154 @@
+"""Data of one's own, in every layout that is accepted."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from small_datasets import HEIGHT, SQUARE, WIDTH, make_noise_sample, read_parts, save_noise
+
+from headimpact.data.assembly import Written
+from headimpact.data.checking import verify
+from headimpact.data.coco import PARTS, annotation_path, images_path
+from headimpact.data.manifest import write_manifest
+from headimpact.data.own_data import import_own_data, read_own_data
+from headimpact.data.writing import write_part
+from headimpact.errors import InputError
+
+SIZES = {"impact": 10, "train": 12, "val": 3, "test": 5}
+
+
+def write_own(folder: Path, where: str = "mine.json", images: str = "images", prefix: str = "", count: int = 6) -> Path:
+    """A folder with polygons and captions, as a labelling tool might write it."""
+    content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "square"}]}
+    for image_id in range(1, count + 1):
+        save_noise(folder / images / f"{image_id}.png", image_id)
+        name = f"{prefix}{image_id}.png"
+        content["images"].append({"id": image_id, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        segmentation = [[3, 2, 8, 2, 8, 6, 3, 6]]
+        text = {1: {"caption": "a captioned square"}, 2: {"phrase": "my square"}}.get(image_id, {"category_id": 3})
+        annotation = {"id": 10 * image_id, "image_id": image_id, "segmentation": segmentation, **text}
+        content["annotations"].append(annotation)
+    (folder / where).parent.mkdir(parents=True, exist_ok=True)
+    (folder / where).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"where": "annotations/instances.json"},
+        {"images": "."},
+        {"where": "annotations/instances.json", "images": "."},
+        {"prefix": "images/"},
+        {"images": "images/deep", "prefix": "deep/"},
+        {"images": "photos", "prefix": "photos/"},
+    ],
+)
+def test_one_json_and_images(tmp_path, layout: Mapping[str, str]):
+    own = write_own(tmp_path / "own", **layout)
+    (samples,) = read_own_data(own).values()
+    assert [obj.phrase for s in samples[:3] for obj in s.objects] == ["a captioned square", "my square", "square"]
+    assert all((obj.mask() == SQUARE).all() and obj.score == 1 for s in samples for obj in s.objects)
+    written = import_own_data(tmp_path / "out", own, SIZES, seed=1)
+    assert sum(images for images, _ in written.parts.values()) == 6
+    verify(tmp_path / "out")
+    assert {s.id: s.objects for part in read_parts(tmp_path / "out").values() for s in part} == {
+        s.id: s.objects for s in samples
+    }
+
+
+def test_an_own_folder_stays_untouched(tmp_path):
+    own = write_own(tmp_path / "own")
+    import_own_data(tmp_path / "out", own, SIZES, seed=1)
+    assert all(path.stat().st_nlink == 1 for path in own.rglob("*.png"))
+
+
+def write_parts(folder: Path, sizes: tuple[int, ...] = (1, 2, 1, 3)) -> Path:
+    image_id = 0
+    for part, size in zip(PARTS, sizes, strict=True):
+        ids = range(image_id + 1, image_id + size + 1)
+        write_part(folder, part, [make_noise_sample(images_path(folder), i) for i in ids])
+        image_id += size
+    return folder
+
+
+def test_four_parts_are_kept(tmp_path):
+    own = write_parts(tmp_path / "own")
+    written = import_own_data(tmp_path / "out", own, SIZES, seed=1)
+    assert written == Written({"impact": (1, 1), "train": (2, 2), "val": (1, 1), "test": (3, 3)})
+    for part in PARTS:
+        theirs, ours = annotation_path(own, part), annotation_path(tmp_path / "out", part)
+        assert ours.read_bytes() == theirs.read_bytes()
+    verify(tmp_path / "out")
+
+
+def test_without_a_manifest_phrases_may_be_categories(tmp_path):
+    own = write_parts(tmp_path / "own")
+    path = annotation_path(own, "val")
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["phrase"]
+    path.write_text(json.dumps(content))
+    assert read_own_data(own)["val"][0].objects[0].phrase == "object"
+    write_manifest(own)
+    with pytest.raises(InputError, match=r"val\.json: annotations\.0\.phrase: Field required"):
+        read_own_data(own)
+
+
+def refused(tmp_path: Path, own: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        import_own_data(tmp_path / "out", own, SIZES, seed=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_no_dataset(tmp_path):
+    refused(tmp_path, tmp_path / "none", "none is no folder. A folder holds either")
+    own = tmp_path / "own"
+    save_noise(own / "images" / "1.png", 1)
+    refused(tmp_path, own, "own holds no COCO JSON. A folder holds either")
+    write_own(own, "a.json")
+    write_own(own, "annotations/train.json")
+    refused(
+        tmp_path, own, r"several JSON files that are not the four parts: a\.json, annotations/train\.json. A folder"
+    )
+
+
+def test_folders_without_images(tmp_path):
+    own = write_own(tmp_path / "own", prefix="elsewhere/")
+    refused(tmp_path, own, r"None of the images that .*mine\.json lists is in .*own/images and .*own. A folder holds")
+    (own / "mine.json").write_text('{"images": [], "annotations": []}')
+    refused(tmp_path, own, "There are 0 images with a usable object; a dataset needs at least 4")
+
+
+def test_four_parts_need_images_each(tmp_path):
+    own = write_parts(tmp_path / "own", (1, 1, 0, 1))
+    refused(tmp_path, own, "The part val has no image with a usable object. Add one to each part")
+
+
+def test_an_image_in_two_parts_is_refused(tmp_path):
+    own = write_parts(tmp_path / "own")
+    save_noise(own / "images" / "7.png", 1)
+    refused(tmp_path, own, "image 7: it is in test, and the same picture is in impact as image 1. Keep it in one part")
+    write_part(own, "test", [make_noise_sample(images_path(own), 2)])
+    refused(tmp_path, own, "image 2: it is in train and in test. Keep it in one part")
+
+
+def test_a_problem_of_the_source_points_to_the_check(tmp_path):
+    own = write_own(tmp_path / "own")
+    path = own / "images" / "4.png"
+    path.write_bytes(b"not an image")
+    told = f"To see all problems: headimpact check-data {own}"
+    refused(tmp_path, own, rf"4\.png is not a PNG or JPEG image. .* {told}")
+    content = json.loads((own / "mine.json").read_text())
+    content["annotations"][5]["segmentation"] = [[1, 2, 3]]
+    (own / "mine.json").write_text(json.dumps(content))
+    refused(tmp_path, own, rf"annotation 60 of image 6: a polygon is .* {told}")
+
+
+def test_a_dataset_is_not_made_of_itself(tmp_path):
+    for own in (tmp_path / "out", tmp_path / "out" / "own"):
+        write_own(own)
+        with pytest.raises(InputError, match="would be replaced by the dataset that is made of it"):
+            import_own_data(tmp_path / "out", own, SIZES, seed=1)
+        assert (own / "mine.json").is_file()
