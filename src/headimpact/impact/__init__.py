@@ -5,6 +5,6 @@ attention mass. ``head_impact`` collects them over layers and images: Head Impac
 ``kruskal_wallis`` tests whether layers and heads differ. ``scoring`` runs a model over images for that;
 ``attention_map`` shows a single head on a single image.
 
-The definition itself is put under test: ``variations`` computes Head Impact otherwise, ``examination`` runs a model over
-images for every variation at once, ``stability`` asks how far the result depends on the images.
+The definition itself is put under test: ``variations`` computes Head Impact otherwise, ``examination`` runs a model
+over images for every variation at once, ``stability`` asks how far the result depends on the images.
 """
