@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from headimpact import files
 from headimpact.engine import checkpoints
 from headimpact.tiny import bases, pretraining
+from headimpact.tiny.losses import JUDGED_LAYER
 from headimpact.tiny.pretraining import PHASES, Measurement, Pretraining, Recipe
 from headimpact.tiny.seen_scenes import ATTRIBUTES
 
@@ -30,6 +32,15 @@ RECIPE = Recipe(
     checkpoint_steps=2,
     evaluation_steps=2,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    """Bases of no more layers than the judged one needs, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bases, "LAYERS", JUDGED_LAYER + 1)
+        patch.setattr(bases, "VISION_LAYERS", 2)
+        yield
 
 
 def prepare(checkpoint: Path, name="tiny-smolvlm", **changes) -> Pretraining:

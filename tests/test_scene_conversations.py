@@ -1,6 +1,7 @@
 """What is said about generated scenes: no question lies, and exactly one option is true."""
 
 import collections
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,6 +33,11 @@ def test_where_the_options_end(vlm):
     assert ends[-1] < tokens.answer[0]
 
 
+@cache
+def things_of(scene_id: int) -> tuple[scenes.Thing, ...]:
+    return scenes.draw(7, scene_id).things
+
+
 def words(option: str, vocabulary: tuple[str, ...]) -> str:
     (found,) = set(option.split()) & set(vocabulary)
     return found
@@ -42,7 +48,7 @@ def test_exactly_one_option_is_true(rich):
     labels = collections.Counter()
     mixed = 0
     for scene_id in range(25):
-        things = scenes.draw(7, scene_id).things
+        things = things_of(scene_id)
         here = {(thing.colour, thing.shape) for thing in things}
         for draw in range(16):
             options, label = draw_question(np.random.default_rng([scene_id, draw]), things, rich)
@@ -65,7 +71,7 @@ def test_contrasting_options_differ_from_the_truth_in_a_word(rich):
     groups = (scenes.TEXTURES, scenes.COLOURS, scenes.SHAPES, scenes.VERTICALS, scenes.HORIZONTALS)
     changed = set()
     for scene_id in range(25):
-        things = scenes.draw(7, scene_id).things
+        things = things_of(scene_id)
         true_here = {thing.rich if rich else thing.plain for thing in things}
         for draw in range(8):
             options, label = draw_contrast(np.random.default_rng([scene_id, draw]), things, rich)
