@@ -15,6 +15,7 @@ from headimpact.data.samples import Sample, key_object
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.phrases import phrase_nll
 from headimpact.evaluation import answers
+from headimpact.evaluation.beside_original import KINDS, SCORES
 from headimpact.lifecycle import serving
 from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
@@ -91,9 +92,9 @@ def test_answers_are_what_would_be_served(vlm: Vlm, samples: list[Sample]):
         return captioner.predict(PythonModelContext({}, {}), asked, {"max_new_tokens": 8})["text"][0]
 
     rows = answers.answer_image(vlm, sample, 8)
-    assert rows["kind"].tolist() == list(answers.KINDS) * len(sample.objects)
-    assert rows["object_id"].tolist() == [obj.id for obj in sample.objects for _ in answers.KINDS]
-    whole = {kind: rows.loc[rows["kind"] == kind, ["prompt", "text"]].drop_duplicates() for kind in answers.KINDS[:2]}
+    assert rows["kind"].tolist() == list(KINDS) * len(sample.objects)
+    assert rows["object_id"].tolist() == [obj.id for obj in sample.objects for _ in KINDS]
+    whole = {kind: rows.loc[rows["kind"] == kind, ["prompt", "text"]].drop_duplicates() for kind in KINDS[:2]}
     for told in whole.values():
         (prompt, text), *rest = told.to_numpy().tolist()
         assert not rest
@@ -101,37 +102,12 @@ def test_answers_are_what_would_be_served(vlm: Vlm, samples: list[Sample]):
     cut = rows[rows["kind"] == "cutout"].iloc[0]
     assert cut["text"] == served(answers.cutout(sample.image(), sample.objects[0]), cut["prompt"])
     assert rows["answer"].tolist() == [answers.without_frame(vlm, text) for text in rows["text"]]
-    assert [vars(answers.score(row.answer, row.phrase)) for row in rows.itertuples()] == rows[
-        list(answers.SCORES)
-    ].to_dict("records")
+    assert [vars(answers.score(row.answer, row.phrase)) for row in rows.itertuples()] == rows[list(SCORES)].to_dict(
+        "records"
+    )
 
 
 def test_the_reference_is_the_phrase_of_the_caption(vlm: Vlm, samples: list[Sample]):
     found = answers.reference_log_prob(vlm, samples[:2])
     assert found.to_dict() == {obj.id: -nll for _, obj, nll, _ in phrase_nll(vlm, samples[:2])}
     assert (found < 0).all()
-
-
-def test_figures_by_hand():
-    """Image 1 has two objects, image 2 has one."""
-    f1 = {"caption": (0.2, 0.6, 0.5), "question": (0.0, 0.1, 1.0), "cutout": (0.3, 0.4, 0.8)}
-    rows = [
-        {
-            "image_id": image,
-            "object_id": obj,
-            "kind": kind,
-            "f1": f1[kind][obj],
-            "exact_match": float(f1[kind][obj] == 1),
-        }
-        for image, obj in ((1, 0), (1, 1), (2, 2))
-        for kind in answers.KINDS
-    ]
-    generated = pd.DataFrame(rows).assign(rouge_l=0.0, reference_log_prob=lambda t: -1.0 - t["object_id"])
-    found = answers.figures(generated)
-    assert found["caption_f1"].to_list() == [0.2, 0.6, 0.5]
-    assert found["caption_f1"].index.to_list() == [1, 1, 2]
-    assert found["caption_f1_best"].to_dict() == {1: 0.6, 2: 0.5}
-    assert found["question_exact_match_best"].to_dict() == {1: 0.0, 2: 1.0}
-    assert found["cutout_f1"].to_list() == [0.3, 0.4, 0.8]
-    assert found["reference_log_prob"].to_list() == [-1.0, -2.0, -3.0]
-    assert "cutout_f1_best" not in found

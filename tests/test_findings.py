@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from headimpact import text
+from headimpact.evaluation.metrics import COMPARED
 from headimpact.report import findings
 
 SETUPS = ["top-4", "bottom-4", "random-4"]
@@ -14,7 +15,7 @@ SETUPS = ["top-4", "bottom-4", "random-4"]
 def row(setup: str, change: float | None, half: float = 0.02, model: str = "tiny") -> dict[str, object]:
     """A row of table 4: every metric changed by ``change``, or was not compared."""
     cells: dict[str, object] = {"model": model, "setup": setup}
-    for metric in findings.METRICS:
+    for metric in COMPARED:
         value = math.nan if change is None else change
         cells |= {metric: 0.9, f"{metric}_difference": value}
         cells |= {f"{metric}_low": value - half, f"{metric}_high": value + half}
@@ -42,11 +43,11 @@ def test_movement_folds_the_interval_at_zero(low: float, high: float, expected: 
 
 def verdict(top: float, bottom: float, rand: float, half: float = 0.02) -> str:
     """The sentence on accuracy."""
-    found = findings.verdicts(table(top, bottom, rand, half=half))
-    assert [(verdict.model, verdict.top, verdict.metric) for verdict in found] == [
-        ("tiny", "top-4", metric) for metric in findings.METRICS
+    judged = findings.verdicts(table(top, bottom, rand, half=half))
+    assert [(verdict.model, verdict.top, verdict.metric.name) for verdict in judged] == [
+        ("tiny", "top-4", metric) for metric in COMPARED
     ]
-    return str(found[0])
+    return str(judged[0])
 
 
 def test_verdict_yes() -> None:

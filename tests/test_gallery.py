@@ -26,7 +26,7 @@ def sample(tmp_path: Path) -> Sample:
     return Sample(7, path, 80, 60, tuple(objects))
 
 
-def said(sample: Sample, caption: str, scores: tuple[float, float]) -> pd.DataFrame:
+def answers(sample: Sample, caption: str, scores: tuple[float, float]) -> pd.DataFrame:
     rows = []
     for obj, f1 in zip(sample.objects, scores, strict=True):
         for kind in ("caption", "question", "cutout"):
@@ -36,7 +36,7 @@ def said(sample: Sample, caption: str, scores: tuple[float, float]) -> pd.DataFr
 
 
 def test_every_setup_stands_beside_the_others(sample: Sample):
-    generated = {"original": said(sample, "a", (0.25, 0.5)), "top-4": said(sample, "<script>b", (1.0, 0.0))}
+    generated = {"original": answers(sample, "a", (0.25, 0.5)), "top-4": answers(sample, "<script>b", (1.0, 0.0))}
     page = gallery.html("What tiny says", [sample], generated)
     assert "<script>b" not in page
     assert "red <b>" not in page

@@ -11,7 +11,7 @@ from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
-from headimpact.evaluation import orders
+from headimpact.evaluation import beside_original, orders
 from headimpact.evaluation.objects import evaluate_images
 from headimpact.evaluation.orders import ORDERS, answer_orders, ask_in_orders
 from headimpact.evaluation.questions import Question, draw_questions
@@ -142,7 +142,7 @@ def test_figures_are_indexed_by_image(samples: list[Sample]):
     count = sum(len(sample.objects) for sample in chosen)
     by_option = np.zeros((count, 4))
     by_option[np.arange(count), [questions[obj.id].label for s in chosen for obj in s.objects]] = 3.0
-    found = orders.figures(orders.table(chosen, questions, asked(by_option, np.zeros(4))))
+    found = beside_original.order_figures(orders.table(chosen, questions, asked(by_option, np.zeros(4))))
     assert found["accuracy_24_orders"].index.tolist() == [s.id for s in chosen for _ in s.objects]
     assert found["accuracy_24_orders"].tolist() == found["accuracy_1_order"].tolist() == [1.0] * count
     assert found["order_dependent"].tolist() == [0.0] * count

@@ -112,7 +112,7 @@ def test_hostile_text_stays_text(picture: Path) -> None:
 
 
 def test_hostile_text_stays_text_in_markdown(picture: Path) -> None:
-    text = page.to_markdown(document(picture, HOSTILE))
+    text = page.to_markdown(document(picture, HOSTILE), picture.parent)
     code = f"`` {' '.join(HOSTILE.split())} ``"  # Markdown shows what stands in a code span as it is
     assert text.count(code) == 1
     text = text.replace(code, "")
@@ -126,16 +126,21 @@ def test_hostile_text_stays_text_in_markdown(picture: Path) -> None:
 
 
 def test_markdown_has_the_same_content(picture: Path) -> None:
-    assert page.to_markdown(document(picture)) == (
+    assert page.to_markdown(document(picture), picture.parent) == (
         "# some text\n\n## One\n\n### some text\n\nsome text\n\n- some text\n\n"
         "| name | value |\n| --- | --- |\n| some text | **0.9 ± 0.1**<br>some text |\n\n"
         "![some text](figure%201.png)\n\n- some text: ` some text `\n\n## Two. Again\n\nmore\n"
     )
 
 
+def test_markdown_points_to_a_picture_in_another_folder(picture: Path) -> None:
+    text = page.to_markdown(document(picture), picture.parent.parent / "reports")
+    assert f"![some text](../{picture.parent.name}/figure%201.png)" in text
+
+
 def test_code_holds_backticks(picture: Path) -> None:
     document = Document("a", [Section("b", [Runs([Run("c", "metrics.`x` = 1")])])])
-    assert "- c: `` metrics.`x` = 1 ``\n" in page.to_markdown(document)
+    assert "- c: `` metrics.`x` = 1 ``\n" in page.to_markdown(document, Path())
 
 
 def test_the_same_document_gives_the_same_bytes(picture: Path) -> None:

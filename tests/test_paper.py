@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from headimpact.report import paper
-from headimpact.report.findings import METRICS
 from headimpact.report.paper import beside, contradictions
 
 CONTROLS = [
@@ -74,7 +73,7 @@ def test_a_column_of_no_model_is_told(tables: dict[str, pd.DataFrame]) -> None:
 def test_five_controls_equal_the_original_in_every_digit(tables: dict[str, pd.DataFrame]) -> None:
     equal = contradictions.equal_to_original(tables)
     found = equal[["model", "setup", "metric"]].itertuples(index=False, name=None)
-    assert list(found) == [(*control, metric) for control in CONTROLS for metric in METRICS]
+    assert list(found) == [(*control, metric) for control in CONTROLS for metric in paper.METRICS]
     check = contradictions.checks(tables)[1]
     assert check.found
     assert check.words.startswith("15 of the 36 cells of fine-tuned models equal the original in every printed digit. ")
@@ -146,13 +145,13 @@ def test_the_same_family_is_told_by_the_name(tables: dict[str, pd.DataFrame]) ->
 
 def test_rows_of_table1_give_the_parameters_of_the_base(tables: dict[str, pd.DataFrame]) -> None:
     parameters = [
-        beside.rows("table1", name, tables, METRICS)[0]["parameters"] for name in ("PaliGemma2", "Qwen2-VL", "SmolVLM")
+        beside.rows("table1", name, tables)[0]["parameters"] for name in ("PaliGemma2", "Qwen2-VL", "SmolVLM")
     ]
     assert parameters == ["3,033,127,152", "2,208,985,600", "2,246,272,880"]
 
 
 def test_rows_of_table2_are_those_of_the_model_by_degrees_of_freedom(tables: dict[str, pd.DataFrame]) -> None:
-    layers, heads = beside.rows("table2", "Qwen2-VL", tables, METRICS)
+    layers, heads = beside.rows("table2", "Qwen2-VL", tables)
     assert layers == {
         "groups": "layers",
         "df": "27",
@@ -164,9 +163,9 @@ def test_rows_of_table2_are_those_of_the_model_by_degrees_of_freedom(tables: dic
 
 
 def test_rows_of_the_other_tables(tables: dict[str, pd.DataFrame]) -> None:
-    assert beside.rows("table3", "SmolVLM", tables, METRICS)[0] == {"setup": "top-4", "layers": "0 15 16 18"}
-    _, _, perplexity = beside.rows("table4", "SmolVLM", tables, METRICS)
+    assert beside.rows("table3", "SmolVLM", tables)[0] == {"setup": "top-4", "layers": "0 15 16 18"}
+    _, _, perplexity = beside.rows("table4", "SmolVLM", tables)
     assert (perplexity["metric"], perplexity["top-4"]) == ("perplexity ↓", "15.39 ± 0.10")
-    assert beside.rows("table5", "SmolVLM", tables, METRICS) == [
+    assert beside.rows("table5", "SmolVLM", tables) == [
         {"setup": "four layers", "total": "2,246,666,096", "trainable": "393,216", "percent": "0.0175"}
     ]

@@ -112,7 +112,7 @@ def test_learning_curve_has_the_phases_side_by_side_and_held_out_shares_below() 
 
 def test_saved_twice_is_the_same_png_without_metadata(table: pd.DataFrame, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save(figures.profiles(table), tmp_path / f"{name}.png")
+        figures.save(figures.layer_profile(table), tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert image.format == "PNG"

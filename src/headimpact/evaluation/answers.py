@@ -11,10 +11,6 @@ from headimpact.engine.phrases import phrase_nll
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
 
-KINDS = ("caption", "question", "cutout")
-"""The whole image and the captioning prompt; the whole image and an open question; the object's box, cut out, and the
-captioning prompt: the only one of the three that tells the objects of an image apart."""
-SCORES = ("exact_match", "f1", "rouge_l")
 OPEN_QUESTION = "What is shown in this photo?"
 _LEAST_SIDE = 28  # pixels of a cut-out
 
@@ -79,10 +75,10 @@ def cutout(image: Image.Image, obj: KeyObject) -> Image.Image:
 
 
 def answer_image(vlm: Vlm, sample: Sample, max_new_tokens: int) -> pd.DataFrame:
-    """What a model says of an image, one row for each of :data:`KINDS` and object, greedily as it is served.
+    """What a model says of an image, a row for each of ``beside_original.KINDS`` and object, greedily as it is served.
 
     Columns: image_id, object_id, phrase, kind, prompt; ``text`` as generated (of caption and question the same for all
-    objects) and ``answer``, which is scored: the text without the caption's frame; :data:`SCORES`.
+    objects) and ``answer``, which is scored: the text without the caption's frame; ``beside_original.SCORES``.
 
     Args:
         vlm: the model.
@@ -116,23 +112,3 @@ def _generations(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tupl
 def reference_log_prob(vlm: Vlm, samples: Sequence[Sample]) -> pd.Series:
     """Mean log-probability (nats a token) of every object's phrase as the caption of its image, by object id."""
     return pd.Series({obj.id: -nll for _, obj, nll, _ in phrase_nll(vlm, samples)}, name="reference_log_prob")
-
-
-def figures(generated: pd.DataFrame) -> dict[str, pd.Series]:
-    """The figures of generated answers by name, indexed by image.
-
-    ``<kind>_<score>`` has a value an object; ``caption_<score>_best`` and ``question_<score>_best`` one an image: that
-    of the phrase which the answer is nearest to. ``reference_log_prob`` has one an object.
-
-    Args:
-        generated: rows of :func:`answer_image` with a column ``reference_log_prob``, the same in all rows of an object.
-    """
-    by_name: dict[str, pd.Series] = {}
-    for kind in KINDS:
-        rows = generated[generated["kind"] == kind].set_index("image_id")
-        for name in SCORES:
-            by_name[f"{kind}_{name}"] = rows[name]
-            if kind != "cutout":
-                by_name[f"{kind}_{name}_best"] = rows[name].groupby(level=0).max()
-    cutouts = generated[generated["kind"] == "cutout"].set_index("image_id")
-    return by_name | {"reference_log_prob": cutouts["reference_log_prob"]}

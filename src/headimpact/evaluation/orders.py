@@ -168,17 +168,3 @@ def table(
             **{f"label_{label}": every.label_prob[:, index] for index, label in enumerate(OPTION_LABELS)},
         }
     )
-
-
-def figures(orders: pd.DataFrame) -> dict[str, pd.Series]:
-    """The figures of :func:`table` by name, a value an object, indexed by the object's image."""
-    names = {
-        "accuracy_24_orders": "correct_all",
-        "ans_prob_24_orders": "ans_prob_all",
-        "accuracy_1_order": "correct_one",
-        "ans_prob_1_order": "ans_prob_one",
-        "order_dependent": "changed",
-        **{f"label_{label}": f"label_{label}" for label in OPTION_LABELS},
-    }
-    indexed = orders.set_index("image_id")
-    return {name: indexed[column].astype(float) for name, column in names.items()}

@@ -1,71 +1,196 @@
-"""What the steps have written, read for those who show it."""
+"""What the steps have written, read for the report: of the grid, and of every other model and setup that is there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from headimpact.errors import InputError
+from headimpact.evaluation.beside_original import same_objects
+from headimpact.evaluation.metrics import COMPARED, METRICS
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import layout
-from headimpact.report.report import Outputs
-from headimpact.report.tournament_section import Found
+from headimpact.report.outputs import ORIGINAL, Missing, Outputs, Pair, TournamentFiles
+from headimpact.selection.grammar import alias
+from headimpact.text import listed
+
+_NOT_MADE = "not made yet"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file of every model (or of every model and setup), and the step that writes it."""
+
+    step: str
+    paths: Mapping[Any, Path]
+
+    def command(self, key: str | Pair) -> str:
+        """What makes the file of a model, or of a model and setup."""
+        return f"headimpact {self.step} --model {key}" if isinstance(key, str) else _command(self.step, key)
 
 
 def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -> Outputs:
-    """Read what exists of ``models`` x ``setups``. A model that has no file at all is left out of the tables.
+    """Read what exists of ``models`` x ``setups``, and of every other model and setup that was scored or evaluated.
+
+    A model that has no file at all is left out of the tables; a setup that is named by its folder alone has its text
+    from its results.
 
     Raises:
-        InputError: a file is there but broken.
+        InputError: a file is there but cannot be read; the message names the command that makes it again.
     """
-    cells = [(model, setup) for model in models for setup in setups]
-    trained = [cell for cell in cells if cell[1] != "original"]
-    paths = {
-        "summaries": {model: layout.impact_summary(model) for model in models},
-        "impacts": {model: layout.impact_table(model) for model in models},
-        "measures": {model: layout.measures(model) for model in models},
-        "variations": {model: layout.examination(model) / "variations.csv" for model in models},
-        "stability": {model: layout.examination(model) / "stability.csv" for model in models},
-        "variances": {model: layout.examination(model) / "variance.json" for model in models},
-        "selections": {cell: layout.selection(*cell) for cell in trained},
-        "results": {cell: layout.results(*cell) for cell in cells},
-        "headers": {cell: layout.adapter(*cell) / "header.json" for cell in trained},
-        "answers": {cell: layout.answer_results(*cell) for cell in cells},
-        "generated": {cell: layout.generated(*cell) for cell in cells},
+    pairs = _pairs(models, setups, root)
+    scored = sorted(path.name for path in (root / layout.IMPACT).glob("[!.]*") if path.is_dir())
+    names = list(dict.fromkeys([*models, *scored, *(model for model, _ in pairs)]))
+    sources = _sources(names, pairs)
+    contents: dict[str, dict[Any, Any]] = {
+        field: {
+            key: _read(root / path, source.command(key))
+            for key, path in source.paths.items()
+            if (root / path).is_file()
+        }
+        for field, source in sources.items()
     }
-    read: dict[str, dict[Any, Any]] = {
-        kind: {key: _read(root / path) for key, path in files.items() if (root / path).is_file()}
-        for kind, files in paths.items()
-    }
-    missing = [path for kind, files in paths.items() for key, path in files.items() if key not in read[kind]]
-    run = {key if isinstance(key, str) else key[0] for found in read.values() for key in found}
+    # Identities are in git, also of models that nothing was run with.
+    there = {_model(key) for field, by_key in contents.items() if field != "identities" for key in by_key}
+    tournament = read_tournament(root)
     return Outputs(
-        models=tuple(model for model in models if model in run),
-        setups=tuple(setups),
-        tournament=read_tournament(root),
-        missing=tuple(missing),
-        **read,
+        models=tuple(name for name in names if name in there),
+        pairs=tuple(pair for name in names if name in there for pair in pairs if pair[0] == name),
+        tournament=tournament,
+        missing=(
+            *_absent(sources, contents, there),
+            *_outdated(contents["results"], contents["objects"]),
+            *_of_other_objects(contents["objects"], contents["orders"]),
+            *(_outdated_tournament(tournament) if tournament else ()),
+        ),
+        **contents,
     )
 
 
-def _read(path: Path) -> Any:
+def _pairs(models: Sequence[str], setups: Sequence[str], root: Path) -> list[Pair]:
+    """The models and setups that were asked for, and those on disk; with each of the latter its original."""
+    pairs = [(model, setup) for model in models for setup in setups]
+    for path in sorted((root / layout.EVALUATIONS).glob("[!.]*/[!.]*/results.json")):
+        model = path.parents[1].name
+        pairs += [(model, ORIGINAL), (model, _setup(path, model))]
+    return list(dict.fromkeys(pairs))
+
+
+def _setup(path: Path, model: str) -> str:
+    """The text of a setup, whose folder has its alias."""
+    setup = read_json(path).get("setup")
+    if not isinstance(setup, str) or alias(setup) != path.parent.name:
+        raise InputError(
+            f"{path} is of the setup {setup}, which is not that of its folder. Remove the folder, or evaluate its "
+            f"setup again: headimpact evaluate --model {model}"
+        )
+    return setup
+
+
+def _sources(models: Sequence[str], pairs: Sequence[Pair]) -> dict[str, _Source]:
+    """By the fields of :class:`Outputs`, the files that they are read from."""
+    trained = [pair for pair in pairs if pair[1] != ORIGINAL]
+    return {
+        "identities": _Source("identify", {model: layout.identity(model) for model in models}),
+        "summaries": _Source("score", {model: layout.impact_summary(model) for model in models}),
+        "impacts": _Source("score", {model: layout.impact_table(model) for model in models}),
+        "measures": _Source("measure", {model: layout.measures(model) for model in models}),
+        "variations": _Source("examine", {model: layout.examination(model) / "variations.csv" for model in models}),
+        "stability": _Source("examine", {model: layout.examination(model) / "stability.csv" for model in models}),
+        "variances": _Source("examine", {model: layout.examination(model) / "variance.json" for model in models}),
+        "selections": _Source("select", {pair: layout.selection(*pair) for pair in trained}),
+        "headers": _Source("finetune", {pair: layout.adapter(*pair) / "header.json" for pair in trained}),
+        "results": _Source("evaluate", {pair: layout.results(*pair) for pair in pairs}),
+        "objects": _Source("evaluate", {pair: layout.evaluated_objects(*pair) for pair in pairs}),
+        "answers": _Source("answer", {pair: layout.answer_results(*pair) for pair in pairs}),
+        "orders": _Source("answer", {pair: layout.order_answers(*pair) for pair in pairs}),
+        "generated": _Source("answer", {pair: layout.generated(*pair) for pair in pairs}),
+    }
+
+
+def _read(path: Path, command: str) -> Any:
     readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": read_json}
-    return readers[path.suffix](path)
+    try:
+        return readers[path.suffix](path)
+    except InputError as error:
+        raise InputError(f"{error} Make it again: {command}") from None
+    except (OSError, ValueError) as error:  # what pandas and pyarrow raise for a file that is cut off
+        raise InputError(f"{path} is not a whole table ({error}). Make it again: {command}") from None
 
 
-def read_tournament(root: Path = Path()) -> Found | None:
+def _model(key: str | Pair) -> str:
+    return key if isinstance(key, str) else key[0]
+
+
+def _absent(
+    sources: Mapping[str, _Source], contents: Mapping[str, Mapping[Any, Any]], there: set[str]
+) -> Iterator[Missing]:
+    """Every file that is not there; of a model that has none at all, its first."""
+    for field, source in sources.items():
+        for key, path in source.paths.items():
+            if key not in contents[field] and (field == "summaries" or _model(key) in there):
+                yield Missing(path, _NOT_MADE, source.command(key))
+
+
+def _outdated(results: Mapping[Pair, Mapping[str, Any]], objects: Mapping[Pair, pd.DataFrame]) -> Iterator[Missing]:
+    """Evaluations that were made before there was one of today's metrics."""
+    for pair in dict.fromkeys([*results, *objects]):
+        columns, known = objects.get(pair), results.get(pair, {}).get("metrics", {})
+        lacking = [
+            name
+            for name, metric in METRICS.items()
+            if (pair in results and name not in known)
+            or (columns is not None and not set(metric.columns) <= set(columns))
+        ]
+        if lacking:
+            why = f"evaluated before there was {listed(lacking)}; evaluate again"
+            yield Missing(layout.results(*pair), why, _command("evaluate", pair))
+
+
+def _of_other_objects(objects: Mapping[Pair, pd.DataFrame], orders: Mapping[Pair, pd.DataFrame]) -> Iterator[Missing]:
+    """What is not about the same objects as the original, and so has no difference."""
+    for step, tables, place in (
+        ("evaluate", objects, layout.evaluated_objects),
+        ("answer", orders, layout.order_answers),
+    ):
+        for pair, table in tables.items():
+            original = tables.get((pair[0], ORIGINAL))
+            if original is not None and not same_objects(table, original):
+                why = "made of other test objects than the original, so that no difference is known; make both again"
+                yield Missing(place(*pair), why, _command(step, pair))
+
+
+def _outdated_tournament(tournament: TournamentFiles) -> Iterator[Missing]:
+    """A tournament that was held before there was one of today's metrics."""
+    if lacking := [name for name in COMPARED if name not in set(tournament.changes["metric"])]:
+        why = f"held before there was {listed(lacking)}"
+        yield Missing(layout.tournament_table("changes"), why, "headimpact tournament")
+
+
+def _command(step: str, pair: Pair) -> str:
+    return f"headimpact {step} --model {pair[0]} --setup {pair[1]}"
+
+
+def read_tournament(root: Path = Path()) -> TournamentFiles | None:
     """The files of the tournament, None where one of them is absent.
 
     Raises:
-        InputError: the verdicts are not JSON.
+        InputError: the verdicts are not JSON, or another version wrote the tables.
     """
     tables = {name: root / layout.tournament_table(name) for name in ("changes", "comparisons", "cells")}
     verdicts, figure = root / layout.tournament_verdicts(), root / layout.tournament_figure()
     if not all(path.is_file() for path in (*tables.values(), verdicts, figure)):
         return None
-    read_tables = {
+    contents = {
         name: pd.read_csv(path, dtype={"layers": str, "rank": str, "twins": str}) for name, path in tables.items()
     }
-    read_tables["comparisons"] = read_tables["comparisons"].fillna({"twins": ""})
+    if "metric" not in contents["changes"]:
+        raise InputError(
+            f"{tables['changes']} was written by another version. Hold the tournament again, which keeps its runs: "
+            "headimpact tournament"
+        )
+    contents["comparisons"] = contents["comparisons"].fillna({"twins": ""})
     digest = digest_file(tables["cells"])
-    return Found(**read_tables, cells_digest=digest, verdicts=read_json(verdicts), figure=figure)
+    return TournamentFiles(**contents, cells_digest=digest, verdicts=read_json(verdicts), figure=figure)

@@ -225,6 +225,11 @@ def log_figure(figure: Figure, name: str) -> None:
     mlflow.log_figure(figure, name)
 
 
+def log_text(text: str, name: str) -> None:
+    """Log a text, such as a page, as an artifact."""
+    mlflow.log_text(text, name)
+
+
 def log_metrics(values: Mapping[str, float | int]) -> None:
     """Log figures that have no step."""
     mlflow.log_metrics(dict(values))

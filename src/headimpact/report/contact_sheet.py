@@ -1,4 +1,4 @@
-"""A look at the data: images with their objects, and beside them the visual tokens that see the objects."""
+"""The contact sheet: images with their objects, and beside them the visual tokens that see the objects."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -75,11 +75,11 @@ def _panels(vlm: Vlm, sample: Sample, threshold: float) -> list[_Panel]:
     encoded = vlm.encode_image(sample.image(), do_rescale=False, do_normalize=False)
     greys = arrange(encoded.grid, tokengrid.coverage(vlm.seen_pixels(encoded).float()))
     covered = vlm.coverages([obj.mask() for obj in sample.objects]) if sample.objects else torch.empty(0, 0)
-    masks = [arrange(encoded.grid, tokengrid.token_mask(own, threshold)) for own in covered]
+    masks = [arrange(encoded.grid, tokengrid.token_mask(coverage, threshold)) for coverage in covered]
     cut = (encoded.grid.crop_rows, encoded.grid.crop_cols)
     crops = [(1, 1)] if len(greys) == 1 else [cut, (1, 1)]
     return [
-        _Panel(crops[i], grey, np.array([own[i] for own in masks], dtype=bool).reshape(-1, *grey.shape))
+        _Panel(crops[i], grey, np.array([parts[i] for parts in masks], dtype=bool).reshape(-1, *grey.shape))
         for i, grey in enumerate(greys)
     ]
 
@@ -154,14 +154,14 @@ def _draw_row(sheet: _Sheet, sample: Sample, height: float, panels: Sequence[tup
     _outline(axes, sample, masks, halo=True)
     sheet.text(_MARGIN, -_CAPTION, f"image {sample.id}: {sample.width} x {sample.height}", _SMALL)
     _draw_phrases(sheet, sample.objects, height)
-    for column, (own, back) in enumerate(panels):
-        if len(own) < -back:
+    for column, (model_panels, back) in enumerate(panels):
+        if len(model_panels) < -back:
             sheet.text(_left(column), -_CAPTION, "not cut into crops", _SMALL, color="gray")
             continue
         axes = sheet.axes(_left(column), _PANEL, height)
-        _draw_panel(axes, own[back], sample)
+        _draw_panel(axes, model_panels[back], sample)
         _outline(axes, sample, masks, halo=False)
-        sheet.text(_left(column), -_CAPTION, _size(own[back]), _SMALL)
+        sheet.text(_left(column), -_CAPTION, _size(model_panels[back]), _SMALL)
 
 
 def _size(panel: _Panel) -> str:

@@ -106,8 +106,8 @@ def learning_curve(curve: pd.DataFrame, title: str = "") -> Figure:
         above.set_title(phase)
         loss = rows[rows["metric"] == "loss"]
         above.plot(loss["step"].to_numpy(), loss["value"].to_numpy(), linewidth=0.7)
-        for metric, own in rows[~rows["metric"].isin(["loss", "perplexity"])].groupby("metric"):
-            below.plot(own["step"].to_numpy(), own["value"].to_numpy(), ".-", label=str(metric))
+        for metric, points in rows[~rows["metric"].isin(["loss", "perplexity"])].groupby("metric"):
+            below.plot(points["step"].to_numpy(), points["value"].to_numpy(), ".-", label=str(metric))
         below.set_ylim(0, 1)
         below.set_xlabel("step")
         if below.lines:
@@ -153,15 +153,15 @@ def stability(curve: pd.DataFrame, title: str = "") -> Figure:
         curve: columns way, k, n, overlap, low, high, expected (:func:`stability.curve`).
         title: what was scored.
     """
-    found = list(curve.groupby("k"))
-    figure = Figure(figsize=(6.4, 1.0 + 2.4 * len(found)), layout="constrained")
+    by_k = list(curve.groupby("k"))
+    figure = Figure(figsize=(6.4, 1.0 + 2.4 * len(by_k)), layout="constrained")
     figure.suptitle(title)
-    for axes, (k, rows) in zip(figure.subplots(len(found), sharex=True, squeeze=False)[:, 0], found, strict=True):
-        for (way, own), style in zip(rows.groupby("way", sort=False), ("o-", "s--"), strict=False):
-            n = own["n"].to_numpy()
-            (line,) = axes.plot(n, own["overlap"].to_numpy(), style, markersize=4, label=str(way))
+    for axes, (k, rows) in zip(figure.subplots(len(by_k), sharex=True, squeeze=False)[:, 0], by_k, strict=True):
+        for (way, points), style in zip(rows.groupby("way", sort=False), ("o-", "s--"), strict=False):
+            n = points["n"].to_numpy()
+            (line,) = axes.plot(n, points["overlap"].to_numpy(), style, markersize=4, label=str(way))
             axes.fill_between(
-                n, own["low"].to_numpy(), own["high"].to_numpy(), alpha=0.12, linewidth=0, color=line.get_color()
+                n, points["low"].to_numpy(), points["high"].to_numpy(), alpha=0.12, linewidth=0, color=line.get_color()
             )
         axes.axhline(rows["expected"].iloc[0], linestyle=":", color="tab:red", label="chance level")
         axes.set(xscale="log", ylim=(0, None), ylabel=f"of top-{k} in common")

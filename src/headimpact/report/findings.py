@@ -2,16 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pandas as pd
 
+from headimpact.evaluation.metrics import COMPARED, Metric
+from headimpact.report.outputs import ORIGINAL
+from headimpact.report.prose import summary as prose
+from headimpact.report.tables import by_setup
 from headimpact.text import listed
-
-METRICS = {"accuracy": "accuracy ↑", "ans_prob": "AnsProb ↑", "perplexity": "perplexity ↓"}
-LOWER_IS_BETTER = ("perplexity",)
 
 Answer = Literal["yes", "no", "it cannot be claimed", "not known"]
 _Row = Mapping[str, Any]
@@ -42,13 +43,13 @@ class Verdict:
 
     model: str
     top: str
-    metric: str
+    metric: Metric
     answer: Answer
     reason: str
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.model}, {self.metric}: {self.answer}. {self.reason}"
+        return f"{self.model}, {self.metric.label}: {self.answer}. {self.reason}"
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
@@ -57,38 +58,42 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     A setup's movement is the absolute paired difference against the original; its interval is that of the
     difference, folded at zero. Overlapping intervals decide nothing.
     """
-    found = []
-    for model, by_setup in _models(table):
-        for top in by_setup:
+    judged = []
+    for model, rows in by_setup(table).items():
+        for top in rows:
             if match := re.fullmatch(r"top-(\d+)", top):
                 rivals = [f"bottom-{match[1]}", f"random-{match[1]}"]
-                found += [Verdict(model, top, metric, *_judge(by_setup, top, rivals, metric)) for metric in METRICS]
-    return found
+                judged += [
+                    Verdict(model, top, metric, *_judge(rows, top, rivals, metric)) for metric in COMPARED.values()
+                ]
+    return judged
 
 
-def _judge(by_setup: Mapping[str, _Row], top: str, rivals: Sequence[str], metric: str) -> tuple[Answer, str]:
-    moved = {setup: _movement(by_setup.get(setup, {}), metric) for setup in (top, *rivals)}
-    known = {setup: found for setup, found in moved.items() if found is not None}
-    if absent := [setup for setup in moved if setup not in known]:
-        return "not known", f"There is no difference against the original for {listed(absent)}."
+def _judge(rows: Mapping[str, _Row], top: str, rivals: Sequence[str], metric: Metric) -> tuple[Answer, str]:
+    movements = {setup: _movement(rows.get(setup, {}), metric) for setup in (top, *rivals)}
+    known = {setup: moved for setup, moved in movements.items() if moved is not None}
+    if absent := [setup for setup in movements if setup not in known]:
+        return "not known", prose.NOT_KNOWN.format(setups=listed(absent))
     more = [rival for rival in rivals if known[top].low > known[rival].high]
     less = [rival for rival in rivals if known[top].high < known[rival].low]
-    open_ = [rival for rival in rivals if rival not in more and rival not in less]
+    undecided = [rival for rival in rivals if rival not in more and rival not in less]
     answer: Answer = "yes" if more == rivals else "no" if less else "it cannot be claimed"
-    told = [f"moved more than {listed(more)}"] if more else []
-    told += [f"moved less than {listed(less)}"] if less else []
-    told += [f"cannot be told from {listed(open_)} (the intervals overlap)"] if open_ else []
-    sizes = ", ".join(f"{setup} {found}" for setup, found in known.items())
-    return answer, f"{top} {', '.join(told)}. Absolute change against the original: {sizes}."
+    comparisons = ", ".join(
+        words.format(rivals=listed(group))
+        for words, group in ((prose.MORE, more), (prose.LESS, less), (prose.UNDECIDED, undecided))
+        if group
+    )
+    sizes = ", ".join(f"{setup} {moved}" for setup, moved in known.items())
+    return answer, prose.VERDICT.format(top=top, comparisons=comparisons, sizes=sizes)
 
 
-def _movement(row: _Row, metric: str) -> Movement | None:
+def _movement(row: _Row, metric: Metric) -> Movement | None:
     value, low, high = _difference(row, metric)
     return None if math.isnan(value) else movement(value, low, high)
 
 
-def _difference(row: _Row, metric: str) -> tuple[float, float, float]:
-    value, low, high = (row.get(f"{metric}_{name}", math.nan) for name in ("difference", "low", "high"))
+def _difference(row: _Row, metric: Metric) -> tuple[float, float, float]:
+    value, low, high = (row.get(f"{metric.name}_{name}", math.nan) for name in ("difference", "low", "high"))
     return value, low, high
 
 
@@ -97,34 +102,29 @@ def changes(table: pd.DataFrame) -> dict[str, list[str]]:
 
     Better and worse are claimed only where the interval of the paired difference leaves zero out.
     """
-    return {model: [_change(by_setup, metric) for metric in METRICS] for model, by_setup in _models(table)}
+    return {model: [_change(rows, metric) for metric in COMPARED.values()] for model, rows in by_setup(table).items()}
 
 
-def _change(by_setup: Mapping[str, _Row], metric: str) -> str:
+def _change(rows: Mapping[str, _Row], metric: Metric) -> str:
     groups: dict[str, list[str]] = {"better": [], "worse": [], "no change can be claimed": [], "not known": []}
-    for setup, row in by_setup.items():
-        if setup != "original":
-            groups[_direction(row, metric)].append(_setup(setup, row, metric))
-    told = "; ".join(f"{what} in {listed(setups)}" for what, setups in groups.items() if setups)
-    before = by_setup.get("original", {}).get(metric, math.nan)
-    known = "not known" if math.isnan(before) else f"{before:.3f}"
-    return f"{METRICS[metric]} (original: {known}): {told or 'nothing was trained'}."
+    for setup, row in rows.items():
+        if setup != ORIGINAL:
+            groups[_direction(row, metric)].append(_with_value(setup, row, metric))
+    changed = "; ".join(f"{direction} in {listed(setups)}" for direction, setups in groups.items() if setups)
+    before = rows.get(ORIGINAL, {}).get(metric.name, math.nan)
+    original = "not known" if math.isnan(before) else f"{before:.3f}"
+    return prose.CHANGE.format(metric=metric.arrow, original=original, changes=changed or prose.NOTHING_TRAINED)
 
 
-def _setup(setup: str, row: _Row, metric: str) -> str:
-    return setup if math.isnan(row[metric]) else f"{setup} ({row[metric]:.3f})"
+def _with_value(setup: str, row: _Row, metric: Metric) -> str:
+    value = row[metric.name]
+    return setup if math.isnan(value) else f"{setup} ({value:.3f})"
 
 
-def _direction(row: _Row, metric: str) -> str:
+def _direction(row: _Row, metric: Metric) -> str:
     value, low, high = _difference(row, metric)
     if math.isnan(value):
         return "not known"
     if low <= 0 <= high:
         return "no change can be claimed"
-    return "better" if (value < 0) == (metric in LOWER_IS_BETTER) else "worse"
-
-
-def _models(table: pd.DataFrame) -> Iterable[tuple[str, dict[str, dict[str, Any]]]]:
-    """Each model with its rows by setup, in the order of the table."""
-    for model, rows in table.groupby("model", sort=False):
-        yield str(model), {row["setup"]: row for row in cast(list[dict[str, Any]], rows.to_dict("records"))}
+    return "better" if (value > 0) == metric.higher_is_better else "worse"

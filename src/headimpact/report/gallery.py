@@ -11,15 +11,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from headimpact.data.samples import Sample
 from headimpact.report.page import Cell, Document, Picture, Section, Table, Text, to_html
+from headimpact.report.prose import answers as prose
 
 _SIDE = 320  # pixels of a picture's longer edge
 _COLOURS = [tuple(int(255 * part) for part in colour) for colour in colormaps["tab10"].colors]  # pyright: ignore
-_ABOUT = (
-    "Every picture shows the outlines of its key objects, numbered. Caption and question are asked of the whole "
-    "picture and compared with the nearest phrase, whose number stands behind the score; a cut-out is the box of one "
-    "object, asked for a caption and compared with that object's phrase. F1 is that of the words, from 0 to 1; what "
-    "is the same as the phrase stands out. All answers are generated greedily."
-)
 
 
 def html(title: str, samples: Sequence[Sample], generated: Mapping[str, pd.DataFrame]) -> str:
@@ -32,7 +27,7 @@ def html(title: str, samples: Sequence[Sample], generated: Mapping[str, pd.DataF
     """
     with TemporaryDirectory() as folder:
         sections = [_section(sample, generated, Path(folder)) for sample in samples]
-        about = Section("How to read this", [Text(_ABOUT), Text(_asked(next(iter(generated.values()))))])
+        about = Section("How to read this", [Text(prose.GALLERY), Text(_asked(next(iter(generated.values()))))])
         return to_html(Document(title, [about, *sections]))
 
 
@@ -44,16 +39,21 @@ def _asked(generated: pd.DataFrame) -> str:
 def _section(sample: Sample, generated: Mapping[str, pd.DataFrame], folder: Path) -> Section:
     path = folder / f"{sample.id}.jpg"
     outlined(sample).save(path, quality=85, subsampling=0)
-    own = {setup: table[table["image_id"] == sample.id] for setup, table in generated.items()}
+    answers = {setup: table[table["image_id"] == sample.id] for setup, table in generated.items()}
     rows = [
-        [Cell(f"whole picture, {kind}"), Cell(""), *(_nearest(table, kind) for table in own.values())]
+        [Cell(f"whole picture, {kind}"), Cell(""), *(_nearest(table, kind) for table in answers.values())]
         for kind in ("caption", "question")
     ]
     for number, obj in enumerate(sample.objects, 1):
-        said = (table[(table["object_id"] == obj.id) & (table["kind"] == "cutout")].iloc[0] for table in own.values())
-        rows.append([Cell(f"cut-out {number}"), Cell(obj.phrase), *(_cell(row) for row in said)])
-    columns = ["asked about", "phrase", *own]
+        cells = [_cutout(table, obj.id) for table in answers.values()]
+        rows.append([Cell(f"cut-out {number}"), Cell(obj.phrase), *cells])
+    columns = ["asked about", "phrase", *answers]
     return Section(f"Image {sample.id}", [Picture(path, f"image {sample.id}"), Table(columns, rows)])
+
+
+def _cutout(table: pd.DataFrame, object_id: int) -> Cell:
+    """The answer about one object, cut out."""
+    return _cell(table[(table["object_id"] == object_id) & (table["kind"] == "cutout")].iloc[0])
 
 
 def _nearest(table: pd.DataFrame, kind: str) -> Cell:

@@ -13,6 +13,7 @@ from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.results import figures, missing, rows
 from headimpact.lifecycle.summary import Summary
 from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
@@ -56,10 +57,7 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any]]:
         "setup": job.setup,
         "layers": layers,
         "parameters": {"total": total, "trainable": trainable, "percent": 100 * trainable / total},
-        "metrics": {
-            name: {"value": estimate.value, "se": estimate.se, "n": estimate.n}
-            for name, estimate in metrics.estimates(objects).items()
-        },
+        "metrics": figures(metrics.estimates(objects)),
     }
     return objects, results
 
@@ -71,20 +69,14 @@ def _summary(
     version: int | None,
     run_id: str,
 ) -> Summary:
-    rows = [("layers", ", ".join(map(str, results["layers"])))] if results["layers"] else []
-    for name, metric in metrics.COMPARED.items():
-        estimate = results["metrics"][name]
-        text = f"{estimate['value']:.3f} ± {estimate['se']:.3f} (n {estimate['n']})"
-        if difference := differences.get(name):
-            text += f"; against the original {difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-        rows.append((metric.label, text))
+    layers = [("layers", ", ".join(map(str, results["layers"])))] if results["layers"] else []
+    labels = {name: metric.label for name, metric in metrics.COMPARED.items()}
+    shown = [*layers, *rows(labels, results, differences)]
     counts, following = results["parameters"], f"headimpact finetune --model {job.model}"
     if version is not None:
         name, its_alias = tracking.registered_name(job.model), alias(job.setup)
-        rows.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
-        rows.append(("registered", f"{name} version {version}, alias {its_alias}"))
+        shown.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
+        shown.append(("registered", f"{name} version {version}, alias {its_alias}"))
         following = f"mlflow models serve -m models:/{name}@{its_alias} --env-manager local -p 5001"
-    compared = differences or job.setup == "original"
-    missing = [] if compared else [("comparison", "the original is not evaluated yet")]
-    folder = layout.evaluation(job.model, job.setup)
-    return Summary(f"evaluate {job.setup} of {job.model}", rows, missing, [folder], run_id, following)
+    absent, folder = list(missing(job.setup, differences)), layout.evaluation(job.model, job.setup)
+    return Summary(f"evaluate {job.setup} of {job.model}", shown, absent, [folder], run_id, following)

@@ -6,6 +6,7 @@ The blocks hold plain text. Escaping happens here, for both forms, and nowhere e
 import base64
 import hashlib
 import html
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,13 +70,13 @@ class Table:
     def numeric(self) -> list[bool]:
         """For each column: does it hold numbers, and numbers alone?"""
         columns = [[row[index].text for row in self.rows] for index in range(len(self.columns))]
-        told = [[text for text in column if text not in _NO_NUMBER] for column in columns]
-        return [bool(texts) and all(map(_NUMBER.fullmatch, texts)) for texts in told]
+        given = [[text for text in column if text not in _NO_NUMBER] for column in columns]
+        return [bool(texts) and all(map(_NUMBER.fullmatch, texts)) for texts in given]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or JPEG file. Markdown names it, HTML holds it; a ``wide`` one has the width of the page, however high."""
+    """A PNG or JPEG file. Markdown points to it, HTML holds it; a ``wide`` one is as wide as the page, however high."""
 
     kind: ClassVar[str] = "picture"
     path: Path
@@ -161,15 +162,20 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def to_markdown(document: Document) -> str:
-    """The same content for an editor and for a repository's web page."""
+def to_markdown(document: Document, folder: Path) -> str:
+    """The same content for an editor and for a repository's web page.
+
+    Args:
+        document: what to write.
+        folder: where the file will be; pictures are pointed to from there.
+    """
     parts = [f"# {_escape(document.title)}"]
     for section in document.sections:
-        parts += [f"## {_escape(section.title)}", *map(_markdown, section.blocks)]
+        parts += [f"## {_escape(section.title)}", *(_markdown(block, folder) for block in section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(block: Block) -> str:
+def _markdown(block: Block, folder: Path) -> str:
     match block:
         case Text():
             return _escape(block.text)
@@ -180,7 +186,8 @@ def _markdown(block: Block) -> str:
         case Table():
             return table_markdown(block).strip()
         case Picture():
-            return f"![{_escape(block.caption)}]({quote(block.path.name)})"
+            address = Path(os.path.relpath(block.path, folder)).as_posix()
+            return f"![{_escape(block.caption)}]({quote(address)})"
         case Runs():
             return "\n".join(f"- {_escape(run.name)}: {_code(run.search)}" for run in block.runs)
 

@@ -11,6 +11,9 @@ import pandas as pd
 
 Tables = Mapping[str, pd.DataFrame]
 
+METRICS = ("accuracy", "ans_prob", "perplexity")
+"""The metrics of table 4."""
+
 FILES = {
     "table1": "table1_models.csv",
     "table2": "table2_kruskal_as_printed.csv",

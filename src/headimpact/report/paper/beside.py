@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from headimpact.report.paper import Tables, cell
+from headimpact.evaluation.metrics import METRICS as OURS
+from headimpact.report.paper import METRICS, Tables, cell
 from headimpact.report.paper import rows as records
 from headimpact.report.paper.contradictions import table2_columns
 
@@ -19,14 +20,13 @@ def same_family(model: str, tables: Tables) -> str | None:
     return next((name for name in tables["table1"]["model"] if name.lower() in model.lower()), None)
 
 
-def rows(table: str, name: str, tables: Tables, metrics: dict[str, str]) -> Rows:
+def rows(table: str, name: str, tables: Tables) -> Rows:
     """What ``table`` prints of the paper's model ``name``, in the columns that ours has.
 
     Args:
         table: table1 to table5.
         name: the model's name in the paper.
         tables: as :func:`headimpact.report.paper.read` gives them.
-        metrics: how table 4 names its metrics.
     """
     match table:
         case "table1":
@@ -34,7 +34,7 @@ def rows(table: str, name: str, tables: Tables, metrics: dict[str, str]) -> Rows
         case "table2":
             return _table2(name, tables)
         case "table4":
-            return _table4(name, tables, metrics)
+            return _table4(name, tables)
         case "table5":
             return _table5(name, tables)
         case _:
@@ -50,19 +50,19 @@ def _table1(name: str, tables: Tables) -> Rows:
 
 def _table2(name: str, tables: Tables) -> Rows:
     """The tests that are the model's by their degrees of freedom, with the name that they are printed under."""
-    found = []
+    tests = []
     for column in records(table2_columns(tables)):
         if column["model"] == name:
             printed = column["printed under"]
             for test in records(tables["table2"][tables["table2"]["column_as_printed"] == printed]):
                 df = {"groups": test["groups"], "df": str(column[f"df of {test['groups']}"])}
-                found.append(df | {key: test[key] for key in ("statistic", "p_value")} | {"printed under": printed})
-    return found
+                tests.append(df | {key: test[key] for key in ("statistic", "p_value")} | {"printed under": printed})
+    return tests
 
 
-def _table4(name: str, tables: Tables, metrics: dict[str, str]) -> Rows:
+def _table4(name: str, tables: Tables) -> Rows:
     printed = _of(tables["table4"], name)
-    return [{"metric": told} | {row["setup"]: cell(row, metric) for row in printed} for metric, told in metrics.items()]
+    return [{"metric": OURS[metric].arrow} | {row["setup"]: cell(row, metric) for row in printed} for metric in METRICS]
 
 
 def _table5(name: str, tables: Tables) -> Rows:

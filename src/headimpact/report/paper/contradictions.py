@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from headimpact.report.paper import Tables, cell, rows
+from headimpact.report.paper import METRICS, Tables, cell, rows
+from headimpact.report.prose import contradictions as prose
 
-_METRICS = ("accuracy", "ans_prob", "perplexity")
 _MOST_DF = 1000
 
 
@@ -50,25 +50,25 @@ def table2_columns(tables: Tables) -> pd.DataFrame:
     A test across layers has (layers - 1), one across heads (heads - 1). ``model`` is "none" where no model has both.
     """
     models = {(int(row["layers"]) - 1, int(row["heads"]) - 1): row["model"] for row in rows(tables["table1"])}
-    found = []
+    columns = []
     for column, tests in tables["table2"].groupby("column_as_printed", sort=False):
         df = {row["groups"]: implied_df(float(row["statistic"]), float(row["p_value"])) for row in rows(tests)}
         model = models.get((df["layers"], df["heads"]), "none")
-        found.append(
+        columns.append(
             {"printed under": column, "df of layers": df["layers"], "df of heads": df["heads"], "model": model}
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(columns)
 
 
 def equal_to_original(tables: Tables) -> pd.DataFrame:
     """The cells of table 4 that equal those of the original in every digit, standard error included."""
-    found = [
+    equal = [
         {"model": row["model"], "setup": row["setup"], "metric": metric, "as the original": cell(row, metric)}
         for original, row in _against_original(tables)
-        for metric in _METRICS
+        for metric in METRICS
         if cell(row, metric) == cell(original, metric)
     ]
-    return pd.DataFrame(found, columns=["model", "setup", "metric", "as the original"])
+    return pd.DataFrame(equal, columns=["model", "setup", "metric", "as the original"])
 
 
 def full_moves_less(tables: Tables) -> pd.DataFrame:
@@ -76,24 +76,24 @@ def full_moves_less(tables: Tables) -> pd.DataFrame:
     moved = {
         (row["model"], row["setup"], metric): abs(Decimal(row[metric]) - Decimal(original[metric]))
         for original, row in _against_original(tables)
-        for metric in _METRICS
+        for metric in METRICS
     }
-    found = [
+    less = [
         {"model": model, "metric": metric, "setup": setup, "setup moved": str(size), "full moved": str(full)}
         for (model, setup, metric), size in moved.items()
         if (full := moved[model, "full", metric]) < size
     ]
-    return pd.DataFrame(found, columns=["model", "metric", "setup", "setup moved", "full moved"])
+    return pd.DataFrame(less, columns=["model", "metric", "setup", "setup moved", "full moved"])
 
 
 def shares(tables: Tables) -> pd.DataFrame:
     """The shares of table 5, and those that its counts give at the printed number of digits."""
-    found = []
+    counted = []
     for row in rows(tables["table5"]):
         exact = 100 * Decimal(row["trainable"]) / Decimal(row["total"])
-        counted = str(exact.quantize(Decimal(row["percent"])))
-        found.append({"model": row["model"], "printed %": row["percent"], "from the counts %": counted})
-    return pd.DataFrame(found)
+        share = str(exact.quantize(Decimal(row["percent"])))
+        counted.append({"model": row["model"], "printed %": row["percent"], "from the counts %": share})
+    return pd.DataFrame(counted)
 
 
 def _against_original(tables: Tables) -> list[tuple[dict[str, str], dict[str, str]]]:
@@ -105,45 +105,31 @@ def _against_original(tables: Tables) -> list[tuple[dict[str, str], dict[str, st
 
 def _check_columns(columns: pd.DataFrame) -> Check:
     wrong = columns[columns["model"] != columns["printed under"]]
-    moved = ", ".join(f"{row['printed under']} holds those of {row['model']}" for row in rows(wrong))
-    words = (
-        "A Kruskal-Wallis statistic and its p-value fix the degrees of freedom, which are the number of layers less "
-        "one and the number of heads less one. By them "
-    )
-    words += f"the columns are permuted: {moved}." if len(wrong) else "every column is that of its model."
-    return Check("Table 2: columns under the wrong name", len(wrong) > 0, words, columns)
+    verdict = prose.NOT_PERMUTED
+    if len(wrong):
+        moved = [prose.PERMUTED_COLUMN.format(name=row["printed under"], model=row["model"]) for row in rows(wrong)]
+        verdict = prose.PERMUTED.format(columns=", ".join(moved))
+    return Check(prose.COLUMNS_TITLE, len(wrong) > 0, prose.COLUMNS.format(verdict=verdict), columns)
 
 
 def _check_equal(tables: Tables, equal: pd.DataFrame) -> Check:
     adapted = len(_against_original(tables))
     setups = [f"{row['model']} {row['setup']}" for row in rows(equal)]
-    whole = [setup for setup in dict.fromkeys(setups) if setups.count(setup) == len(_METRICS)]
-    words = "No cell of a fine-tuned model equals that of its original in every digit."
-    if len(equal):
-        words = (
-            f"{len(equal)} of the {adapted * len(_METRICS)} cells of fine-tuned models equal the original in every "
-            f"printed digit. In {len(whole)} of the {adapted} setups all of them do: {', '.join(whole) or 'none'}. "
-            "A trained adapter moves the numbers at least a little: these look as if no adapter had been at work."
-        )
-    return Check("Table 4: fine-tuned models equal to the original", len(equal) > 0, words, equal)
+    whole = [setup for setup in dict.fromkeys(setups) if setups.count(setup) == len(METRICS)]
+    counts = {"equal": len(equal), "cells": adapted * len(METRICS), "whole": len(whole), "adapted": adapted}
+    words = prose.EQUAL.format(**counts, setups=", ".join(whole) or "none") if len(equal) else prose.NOT_EQUAL
+    return Check(prose.EQUAL_TITLE, len(equal) > 0, words, equal)
 
 
 def _check_full(tables: Tables, less: pd.DataFrame) -> Check:
-    cells = tables["table4"]["model"].nunique() * len(_METRICS)
+    cells = tables["table4"]["model"].nunique() * len(METRICS)
     counts = Counter(less["setup"])
-    told = [f"{setup} in {count} of {cells} cells" for setup, count in counts.items()]
-    words = "Full never moved less than a setup that trains some of its layers."
-    if told:
-        words = (
-            f"Full trains every layer, and so those of every other setup, yet it moved less than {' and '.join(told)}. "
-            "That is not impossible (it may have been stopped sooner), but the paper gives no reason."
-        )
-    return Check("Table 4: full moves less than fewer layers", bool(told), words, less)
+    setups = [prose.FULL_SETUP.format(setup=setup, count=count, cells=cells) for setup, count in counts.items()]
+    words = prose.FULL.format(setups=" and ".join(setups)) if setups else prose.FULL_MOST
+    return Check(prose.FULL_TITLE, bool(setups), words, less)
 
 
-def _check_shares(found: pd.DataFrame) -> Check:
-    wrong = found[found["printed %"] != found["from the counts %"]]
-    words = "The printed shares are those of the printed counts."
-    if len(wrong):
-        words = f"The printed shares of {', '.join(wrong['model'])} are not those of the printed counts."
-    return Check("Table 5: shares that are not those of the counts", len(wrong) > 0, words, found)
+def _check_shares(counted: pd.DataFrame) -> Check:
+    wrong = counted[counted["printed %"] != counted["from the counts %"]]
+    words = prose.SHARES.format(models=", ".join(wrong["model"])) if len(wrong) else prose.SHARES_RIGHT
+    return Check(prose.SHARES_TITLE, len(wrong) > 0, words, counted)

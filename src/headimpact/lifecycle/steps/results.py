@@ -1,0 +1,30 @@
+"""What the steps that evaluate a setup write and show alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headimpact.statistics import Difference, Estimate
+
+
+def figures(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
+    """Estimates as results.json has them."""
+    return {name: {"value": e.value, "se": e.se, "n": e.n} for name, e in estimates.items()}
+
+
+def rows(
+    labels: Mapping[str, str], results: Mapping[str, Any], differences: Mapping[str, Difference]
+) -> list[tuple[str, str]]:
+    """Rows of a summary: every figure that has a label, and its difference against the original if that is known."""
+    shown = []
+    for name, label in labels.items():
+        figure = results["metrics"][name]
+        text = f"{figure['value']:.3f} ± {figure['se']:.3f} (n {figure['n']})"
+        if difference := differences.get(name):
+            text += f"; against the original {difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+        shown.append((label, text))
+    return shown
+
+
+def missing(setup: str, differences: Mapping[str, Difference]) -> Sequence[tuple[str, str]]:
+    """What a summary says where the original is not there to compare with."""
+    return [] if differences or setup == "original" else [("comparison", "there is no original to compare with yet")]
