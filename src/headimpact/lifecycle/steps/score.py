@@ -7,7 +7,8 @@ import pandas as pd
 
 from headimpact.engine.phrases import batches
 from headimpact.files import atomic_folder, digest_file, write_json
-from headimpact.impact.head_impact import Impact, kruskal_wallis
+from headimpact.impact.head_impact import Impact
+from headimpact.impact.kruskal_wallis import kruskal_wallis
 from headimpact.impact.scoring import Scorer
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
