@@ -304,7 +304,7 @@ def register_fake(folder: Path) -> None:
     (adapter / "header.json").write_text(json.dumps(header | dict.fromkeys(names, "x")))
     (folder / "requirements.txt").write_text("mlflow==3.17.2\n")
     with tracking.run("finetune"):
-        tracking.register(adapter, {"metrics": {}}, LIMITS, package=package)
+        tracking.register(adapter, "A test.", LIMITS, package=package)
 
 
 def serve(folder: Path, uri: str) -> Iterator[str]:

@@ -1,8 +1,13 @@
 """Registering what was trained and evaluated, beside the original: from the files of the steps alone."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
+from headimpact.adapters.lora import HEADER
 from headimpact.evaluation import metrics
+from headimpact.evaluation.beside_original import same_objects
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -13,11 +18,16 @@ from headimpact.statistics import Difference
 
 
 def differences(model: str, setup: str) -> dict[str, Difference]:
-    """The differences of a setup against the original; none for the original, or where that is not evaluated."""
+    """The differences of a setup against the original.
+
+    There are none for the original itself, and where it is not evaluated, or on other objects: ``dvc repro`` may come
+    to a setup first.
+    """
     before = layout.evaluated_objects(model, "original")
     if setup == "original" or not before.exists():
         return {}
-    return metrics.differences(pd.read_parquet(layout.evaluated_objects(model, setup)), pd.read_parquet(before))
+    objects, original = pd.read_parquet(layout.evaluated_objects(model, setup)), pd.read_parquet(before)
+    return metrics.differences(objects, original) if same_objects(objects, original) else {}
 
 
 def register(config: Config, job: Job, changes: dict[str, Difference]) -> int:
@@ -25,7 +35,7 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int:
 
     An adapter that is registered already keeps its version, whose description is brought up to date.
     """
-    results = read_json(layout.results(job.model, job.setup))
+    results, adapter = read_json(layout.results(job.model, job.setup)), layout.adapter(job.model, job.setup)
     row = {"model": job.model, "setup": job.setup} | {
         f"{name}{suffix}": value
         for name, estimate in results["metrics"].items()
@@ -35,15 +45,42 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int:
         row |= {f"{name}_difference": change.value, f"{name}_low": change.low, f"{name}_high": change.high}
     tracking.log_table("table4", pd.DataFrame([row]))
     tracking.log_table("table5", pd.DataFrame([{"model": job.model, "setup": job.setup} | results["parameters"]]))
-    limits = Limits(**config.serve.model_dump())
-    return tracking.register(layout.adapter(job.model, job.setup), results, changes, limits)
+    text = description(read_json(adapter / HEADER), results, changes)
+    return tracking.register(adapter, text, Limits(**config.serve.model_dump()))
+
+
+def description(header: Mapping[str, Any], results: Mapping[str, Any], changes: Mapping[str, Difference]) -> str:
+    """Of a version, in Markdown: what was trained, how it did on the test part, and what to send it.
+
+    Args:
+        header: of the adapter.
+        results: content of results.json.
+        changes: against the original, by metric; empty where they are not known.
+    """
+    rows = []
+    for metric, estimate in results["metrics"].items():
+        change = changes.get(metric)
+        told = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})" if change else ""
+        rows.append(f"| {metric} | {estimate['value']:.3f} ± {estimate['se']:.3f} | {told} |")
+    layers = ", ".join(map(str, header["layers"]))
+    return "\n".join(
+        [
+            f"{header['setup']} of {header['base']}: LoRA on layers {layers}, dataset {header['dataset']}.",
+            "",
+            "| test metric | value ± standard error | change against the original |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "Input: `image` (base64 or data URI; PNG, JPEG or WebP) and `prompt`. Output: `text`.",
+        ]
+    )
 
 
 def register_all(config: Config, model: str) -> Summary:
     """Register every adapter of a model that is trained and evaluated (``headimpact register``)."""
     rows, missing = [], []
     for weights in sorted(layout.FINETUNED.joinpath(model).glob("*/adapter/*.safetensors")):
-        setup = read_json(weights.with_name("header.json"))["setup"]
+        setup = read_json(weights.with_name(HEADER))["setup"]
         if not layout.results(model, setup).exists():
             missing.append((setup, f"not evaluated: headimpact evaluate --model {model} --setup {setup}"))
             continue
@@ -52,4 +89,5 @@ def register_all(config: Config, model: str) -> Summary:
             tracking.log_results(read_json(layout.results(model, setup)), changes)
             version = register(config, Job(model, setup), changes)
         rows.append((setup, f"{tracking.registered_name(model)} version {version}, alias {alias(setup)}"))
-    return Summary(f"register {model}", rows or [("registered", "nothing: no adapter is trained")], missing)
+    nothing = [("registered", "nothing" if missing else "nothing: no adapter is trained")]
+    return Summary(f"register {model}", rows or nothing, missing)

@@ -34,6 +34,7 @@ STAGE = "DVC_STAGE"
 RUN = "MLFLOW_RUN_ID"
 PARENT_RUN = "HEADIMPACT_PARENT_RUN"
 COMMIT = "mlflow.source.git.commit"
+_ERROR = "error"
 # What one request to a tracking server may hold (mlflow.utils.validation).
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
@@ -69,8 +70,8 @@ def run(
 ) -> Iterator[str]:
     """A tracked run around a block; gives its id.
 
-    With ``adapter_digest`` it goes on with the latest run that trained this adapter, if the store has one, so that
-    training curves, results and the registered version stand in one run.
+    With ``adapter_digest`` it goes on with the latest run that trained this adapter of ``model`` and ``setup``, if the
+    store has one, so that training curves, results and the registered version stand in one run.
 
     Inside a DVC stage it is a run of its own. Otherwise it is the run that ``mlflow run`` opened, if any. A
     new run is nested under the run named in ``HEADIMPACT_PARENT_RUN`` and stands in that run's experiment,
@@ -85,9 +86,11 @@ def run(
     if stage:
         os.environ.pop(RUN, None)
     tags = {"step": step, "model": model, "setup": setup, "dvc.stage": stage, COMMIT: _commit()}
-    continued = None if RUN in os.environ or adapter_digest is None else _training_run(adapter_digest)
+    continued = None if RUN in os.environ or adapter_digest is None else _training_run(model, setup, adapter_digest)
     if continued:
-        opened = mlflow.start_run(run_id=continued)
+        opened = mlflow.start_run(run_id=continued.info.run_id)
+        if _ERROR in continued.data.tags:  # of an evaluation that failed
+            mlflow.delete_tag(_ERROR)
     else:
         parent, experiment = (None, None) if RUN in os.environ else _place()
         opened = mlflow.start_run(
@@ -103,7 +106,7 @@ def run(
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        mlflow.set_tag("error", f"{type(error).__name__}: {error}")
+        mlflow.set_tag(_ERROR, f"{type(error).__name__}: {error}")
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run()
@@ -127,9 +130,11 @@ def _place() -> tuple[str | None, str | None]:
     return None, experiment.experiment_id
 
 
-def _training_run(adapter_digest: str) -> str | None:
-    runs = _search(f"tags.step = 'finetune' and tags.adapter_digest = '{adapter_digest}'")
-    return runs[0].info.run_id if runs else None
+def _training_run(model: str | None, setup: str | None, adapter_digest: str) -> Run | None:
+    # Two setups that select the same layers train the same adapter.
+    query = f"tags.step = 'finetune' and tags.model = '{model}' and tags.setup = '{setup}'"
+    runs = _search(f"{query} and tags.adapter_digest = '{adapter_digest}'")
+    return runs[0] if runs else None
 
 
 def _search(query: str) -> list[Run]:
@@ -236,10 +241,15 @@ def log_metrics(values: Mapping[str, float | int]) -> None:
 
 
 def log_table(name: str, table: pd.DataFrame) -> None:
-    """Log a table that the UI shows and compares between runs, as ``tables/<name>.json``."""
+    """Log a table that the UI shows and compares between runs, as ``tables/<name>.json``, over one of that name."""
+    path = f"tables/{name}.json"
+    if path in {file.path for file in MlflowClient().list_artifacts(_run_id(), "tables")}:
+        # MLflow's log_table would append the rows; a run that goes on logs its tables again.
+        mlflow.log_text(table.to_json(orient="split", index=False), path)
+        return
     # MLflow asks pandas for object columns, and pandas 3 warns where it finds text.
     text = [column for column in table if isinstance(table[column].dtype, pd.StringDtype)]
-    mlflow.log_table(table.astype(dict.fromkeys(text, object)), f"tables/{name}.json")
+    mlflow.log_table(table.astype(dict.fromkeys(text, object)), path)
 
 
 def log_files(*paths: Path, folder: str | None = None) -> None:
@@ -290,8 +300,7 @@ def registered_name(model: str) -> str:
 
 def register(
     adapter: Path,
-    results: Mapping[str, Any],
-    differences: Mapping[str, Difference],
+    description: str,
     limits: serving.Limits,
     requirements: Path = Path("requirements.txt"),
     package: Path = Path(__file__).parents[1],
@@ -304,8 +313,7 @@ def register(
 
     Args:
         adapter: folder in PEFT format with header.json.
-        results: content of results.json.
-        differences: against the original, by metric; empty where they are not known.
+        description: of the version, in Markdown.
         limits: the section ``serve`` of params.yaml.
         requirements: pinned dependencies.
         package: the code to keep with the version.
@@ -320,7 +328,7 @@ def register(
         adapter, name, header, limits, requirements, package
     )
     client = MlflowClient()
-    client.update_model_version(name, version, description=_description(header, results, differences))
+    client.update_model_version(name, version, description=description)
     for tag, value in tags.items():
         client.set_model_version_tag(name, version, tag, value)
     client.set_registered_model_alias(name, alias(header["setup"]), version)
@@ -367,27 +375,6 @@ def _is_small_folder(path: Path) -> bool:
 
 def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in header.items()} | {"layers": ",".join(map(str, header["layers"]))}
-
-
-def _description(header: Mapping[str, Any], results: Mapping[str, Any], differences: Mapping[str, Difference]) -> str:
-    """Markdown: what was trained, how it did on the test part, and what to send it."""
-    rows = []
-    for metric, estimate in results["metrics"].items():
-        change = differences.get(metric)
-        told = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})" if change else ""
-        rows.append(f"| {metric} | {estimate['value']:.3f} ± {estimate['se']:.3f} | {told} |")
-    layers = ", ".join(map(str, header["layers"]))
-    return "\n".join(
-        [
-            f"{header['setup']} of {header['base']}: LoRA on layers {layers}, dataset {header['dataset']}.",
-            "",
-            "| test metric | value ± standard error | change against the original |",
-            "|---|---|---|",
-            *rows,
-            "",
-            "Input: `image` (base64 or data URI; PNG, JPEG or WebP) and `prompt`. Output: `text`.",
-        ]
-    )
 
 
 def _run_id() -> str:

@@ -30,13 +30,13 @@ def tracked_keys(step: Step) -> list[str]:
 
 
 def check_override(key: str, command: str, text: str = "<value>") -> None:
-    """Refuse to override, for one run of a command, a value that is not its own.
+    """Refuse to override, for one run of a command, a value that is not its own, nor its following step's.
 
     Raises:
         InputError: an earlier step uses the value (its files would not agree with it), or this one does not.
     """
-    step, users = STEPS.get(command), [step for step in STEPS.values() if uses(step, key)]
-    if step in users and (users[0] is step or not tracks(step, key)) and (step.overridable or not tracks(step, key)):
+    users = [step for step in STEPS.values() if uses(step, key)]
+    if any(step in users and _may_override(step, key, users[0]) for step in _run_by(command)):
         return
     if key in ("model", "setup"):
         models = f", name models as in --tournament.models '[{text}]'" if command == "tournament" else ""
@@ -47,6 +47,16 @@ def check_override(key: str, command: str, text: str = "<value>") -> None:
         f"before would not agree with it. Change it in {layout.PARAMS}, or try it as an experiment:\n"
         f"    dvc exp run -S '{key}={text}'"
     )
+
+
+def _run_by(command: str) -> list[Step]:
+    """The steps that a command runs."""
+    names = [command, STEPS[command].then] if command in STEPS else []
+    return [STEPS[name] for name in names if name]
+
+
+def _may_override(step: Step, key: str, first: Step) -> bool:
+    return not tracks(step, key) or (first is step and step.overridable)
 
 
 def overridable(command: str) -> list[Parameter]:

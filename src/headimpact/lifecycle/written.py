@@ -130,7 +130,8 @@ def files() -> dict[Path, str]:
 
 def write() -> list[Path]:
     """Write the files that are not as they should be; gives those."""
-    changed = [path for path, content in files().items() if not path.exists() or path.read_text() != content]
+    contents = files()
+    changed = [path for path, text in contents.items() if not path.exists() or path.read_text() != text]
     for path in changed:
-        write_text(path, files()[path])
+        write_text(path, contents[path])
     return changed

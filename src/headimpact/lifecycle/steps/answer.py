@@ -44,6 +44,8 @@ def run(config: Config, job: Job) -> Summary:
         answered = Answers(_ask(config, job, vlm, asked, questions), _generate(config, job, vlm, pictured))
         results = _results(job, answered)
         _write(job, answered, results)
+        if original and not beside_original.comparable(answered, original):
+            original = None  # of another dataset: ``dvc repro`` may come to a setup first
         differences = beside_original.differences(answered, original) if original else {}
         _track(job, pictured, answered, original, results, differences)
     return _summary(job, results, differences, run_id)

@@ -14,11 +14,12 @@ def run(config: Config, job: Job) -> Summary:
     with tracking.run("identify", job.model) as run_id:
         tracking.log_parameters({"model": job.model, "source": base.source, "revision": base.revision})
         folder, commit = hub.fetch_settings(base.source, base.revision)
+        family = model_type(base.source, read_json(folder / hub.CONFIG))
         weights = hub.fetch_weights(base.source, folder, commit)
         identity = {
             "source": base.source,
             "revision": commit,
-            "family": model_type(base.source, read_json(folder / hub.CONFIG)),
+            "family": family,
             "digest": hub.weights_digest(weights),
             "settings_digest": hub.settings_digest(folder),
         }
