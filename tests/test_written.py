@@ -147,8 +147,11 @@ def test_the_page_has_every_command_and_every_value(page: str) -> None:
     assert r"auto \| cpu \| cuda \| mps" in device  # a bare | would end the cell
 
 
-def test_only_what_is_not_as_it_should_be_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_not_as_it_should_be_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(written, "commands_page", lambda: page)  # takes a second
     assert written.write() == [layout.GRAPH, layout.ENTRY_POINTS, layout.COMMANDS]
     contents = written.files()
     assert {path: path.read_text() for path in contents} == contents
