@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,42 @@ def outputs(outputs_root: Path):
     from headimpact.lifecycle.outputs import collect
 
     return collect([report_outputs.MODEL], report_outputs.SETUPS, outputs_root)
+
+
+@pytest.fixture(scope="session")
+def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database with the project's experiment, which takes seconds to make; to be copied."""
+    from headimpact.lifecycle import tracking
+
+    folder = tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patch:
+        _without_mlflow(patch)
+        patch.chdir(folder)
+        tracking.initialise()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracked(tracking_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project with a database of its own as the working directory, and nothing of the caller's MLflow."""
+    import mlflow
+
+    from headimpact.lifecycle import tracking
+
+    shutil.copy(tracking_database, tmp_path)
+    _without_mlflow(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    tracking.initialise()
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def _without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    from headimpact.lifecycle import tracking
+
+    names = [name for name in os.environ if name.startswith("MLFLOW_") and "TELEMETRY" not in name]
+    for name in (*names, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", tracking.STAGE, tracking.PARENT_RUN):
+        monkeypatch.delenv(name, raising=False)
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]

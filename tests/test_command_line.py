@@ -6,18 +6,25 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+import headimpact.lifecycle
 import headimpact.lifecycle.command_line as command_line
 from headimpact.errors import InputError
-from headimpact.lifecycle import pipeline
-from headimpact.lifecycle.config import STEPS, Config, Job, documentation
+from headimpact.lifecycle import code, layout, pipeline, written
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.documentation import documentation
+from headimpact.lifecycle.jobs import enter
+from headimpact.lifecycle.params import load
+from headimpact.lifecycle.registry import COMMANDS, STEPS
 from headimpact.lifecycle.summary import Summary, print_summary
+from headimpact.lifecycle.values import overridable
 
 Run = Callable[..., Result]
 
@@ -35,13 +42,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What reaches the pipeline, which does nothing here."""
     seen: list[dict[str, Any]] = []
 
-    def record(step: str, config: Config, job: Job, overridden: bool, function: str) -> Summary:
-        call = {"step": step, "config": config, "job": job, "overridden": overridden, "function": function}
+    def record(
+        step: str, config: Config, job: Job, overridden: bool, function: Callable[[str], Callable[..., Any]]
+    ) -> list[Summary]:
+        pipeline.check_job(step, config, job)
+        call = {"step": step, "config": config, "job": job, "overridden": overridden, "function": function(step)()}
         seen.append(call | {"folder": Path.cwd()})
-        return Summary("done", [("what", "nothing")])
+        return [Summary("done", [("what", "nothing")]), Summary("done", [("what", "else")])]
 
     monkeypatch.setattr(pipeline, "run", record)
-    steps = types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(run=name))
+    steps = types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(run=lambda: name))
     monkeypatch.setattr(command_line, "importlib", steps)
     return seen
 
@@ -60,6 +70,7 @@ def test_a_step_runs_on_the_defaults_of_params(root: Path, calls: list[dict[str,
     assert call["job"] == Job("tiny-smolvlm", "top-4")
     assert not call["overridden"]
     assert "nothing" in result.output
+    assert "else" in result.output
 
 
 def test_selectors_and_values_reach_the_step(root: Path, calls: list[dict[str, Any]], run: Run) -> None:
@@ -94,7 +105,6 @@ def test_it_runs_in_the_root_from_any_folder_of_the_project(
             "score --model tiny-smolvl",
             "Error: --model: unknown model 'tiny-smolvl'. Did you mean tiny-smolvlm?",
         ),
-        ("select --setup original", "Error: The setup original adapts no layer"),
         (
             "finetune --train.rl 1.0",
             "Error: --train.rl: there is no value of this name in params.yaml. Did you",
@@ -102,6 +112,7 @@ def test_it_runs_in_the_root_from_any_folder_of_the_project(
         ("finetune --train.lr high", "Error: command line: train.lr is 'high' (text). Needed: number"),
         ("finetune --scenes.sizes.train 9", "dvc exp run -S 'scenes.sizes.train=9'"),
         ("score --setup top-4", "Error: score works on no single setup"),
+        ("score --models.smolvlm.revision main", "this value belongs to the step identify"),
         ("main --train.lr 1.0e-2", "dvc exp run -S 'train.lr=1.0e-2'"),
         ("finetune --train.lr", "Error: --train.lr needs a value"),
         ("finetune --train.lr 1.0 --train.lr 2.0", "Error: --train.lr is given twice."),
@@ -155,39 +166,88 @@ def test_errors_and_interruptions(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_help_documents_every_value_that_the_step_takes(run: Run, step: Any) -> None:
+def test_help_documents_every_value_that_the_step_takes(run: Run, step: str) -> None:
     result = run(step, "--help")
     assert result.exit_code == 0
-    for parameter in documentation(step):
+    assert STEPS[step].help in " ".join(result.output.split())
+    for parameter in overridable(step):
         assert f"--{parameter.key}  {parameter.type}{parameter.allowed}\n" in result.output
         assert parameter.meaning in result.output
-    assert ("--setup" in result.output) == (step in ("select", "finetune", "answer"))
-    assert ("--model" in result.output) == (
-        step in ("pretrain", "score", "measure", "examine", "select", "finetune", "answer")
-    )
+    assert ("--model" in result.output, "--setup" in result.output) == {
+        "project": (False, False),
+        "model": (True, False),
+        "setup": (True, True),
+    }[STEPS[step].per]
 
 
-def test_help_of_main_documents_every_value(run: Run) -> None:
-    output = run("main", "--help").output
+def test_every_command_has_its_help(run: Run) -> None:
+    output = " ".join(run("--help").output.split())
+    for name, entry in (STEPS | COMMANDS).items():
+        assert f" {name} {entry.help[:20]}" in output
+        assert entry.help in " ".join(run(name, "--help").output.split())
+
+
+@pytest.mark.parametrize(("command", "prefix"), [("main", "  "), ("plan", "  --")])
+def test_help_of_the_grid_and_of_plans_documents_every_value(run: Run, command: str, prefix: str) -> None:
+    output = run(command, "--help").output
     for parameter in documentation():
-        assert f"  {parameter.key}  {parameter.type}" in output
+        assert f"{prefix}{parameter.key}  {parameter.type}" in output
 
 
 def test_the_grid_runs_under_one_run(root: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     parents: list[str | None] = []
+
+    @contextmanager
+    def opened(step: str) -> Iterator[str]:
+        yield f"run of {step}"
 
     def grid(config: Config) -> int:
         parents.append(os.environ.get("HEADIMPACT_PARENT_RUN"))
         return 3
 
+    _stand_in(monkeypatch, "tracking", run=opened, PARENT_RUN="HEADIMPACT_PARENT_RUN")
     monkeypatch.setattr(pipeline, "run_grid", grid)
     result = run("main")
     assert result.exit_code == 0, result.output
-    assert parents[0]
-    assert parents[0] in result.output
+    assert parents == ["run of main"]
+    assert "run of main" in result.output
+    assert re.search(r"stages run\W+3\W", result.output)
     assert "HEADIMPACT_PARENT_RUN" not in os.environ
+
+
+def _stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **content: object) -> None:
+    """In the place of a module whose import takes seconds."""
+    monkeypatch.setattr(headimpact.lifecycle, name, types.SimpleNamespace(**content), raising=False)
+
+
+def test_register_works_on_one_model(root: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def register_all(config: Config, model: str) -> Summary:
+        asked.append(model)
+        return Summary("register", [])
+
+    _stand_in(monkeypatch, "registration", register_all=register_all)
+    assert run("register").exit_code == run("register", "--model", "smolvlm").exit_code == 0
+    assert asked == ["tiny-smolvlm", "smolvlm"]
+    result = run("register", "--model", "smolvl")
+    assert (result.exit_code, result.stderr[:44]) == (1, "Error: --model: unknown model 'smolvl'. Did ")
+
+
+def test_write_writes_what_follows_from_registry_code_and_grid(
+    root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(written, "commands_page", lambda: "")  # takes a second
+    monkeypatch.setattr(code, "step_fingerprint", lambda step: step.name)
+    monkeypatch.setattr(code, "family_fingerprint", lambda source, identity: source)
+    (root / "dvc.yaml").write_text("stages: {}")
+    enter([("select", Job("tiny-smolvlm", "bottom-8"))], load(layout.PARAMS))
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace(", full]", ", full, bottom-8]", 1))
+    result = run("write")
+    assert result.output == "Written: dvc.yaml, MLproject, docs/commands.md, fingerprints.json, jobs/dvc.yaml\n"
+    assert layout.GRAPH.read_text() == written.graph()
+    assert "stages: {}" in layout.JOBS.read_text()
+    assert run("write").output == "Everything is as it should be.\n"
 
 
 def test_as_a_program(project_root: Path, tmp_path: Path) -> None:

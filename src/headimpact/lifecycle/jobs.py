@@ -92,8 +92,8 @@ def output(work: Work) -> Path:
     return locate(step.writes[0], job.model, job.setup)
 
 
-def enter(works: Sequence[Work], config: Config) -> None:
-    """Make the stages of jobs, and of what they are made from, known to DVC.
+def enter(works: Sequence[Work], config: Config) -> bool:
+    """Make the stages of jobs, and of what they are made from, known to DVC; True if they were not.
 
     Raises:
         InputError: jobs/dvc.yaml is damaged.
@@ -105,8 +105,10 @@ def enter(works: Sequence[Work], config: Config) -> None:
     stages = dict(sorted(stages.items()))
     text = f"{_HEADER}{yaml.safe_dump({'stages': stages}, sort_keys=False, width=1000, allow_unicode=True)}"
     before = layout.JOBS.read_text(encoding="utf-8") if layout.JOBS.exists() else None
-    if (stages or before is not None) and text != before:
-        write_text(layout.JOBS, text)
+    if text == before or not (stages or before):
+        return False
+    write_text(layout.JOBS, text)
+    return True
 
 
 def _stage(step: Step, job: Job) -> dict[str, Any]:
