@@ -1,7 +1,6 @@
 """The project's files agree with each other: every fact has one home, and its copies are held to it here."""
 
 import ast
-import hashlib
 import importlib.metadata
 import re
 import subprocess
@@ -9,223 +8,96 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import grimp
 import pytest
 import yaml
 
-from headimpact.lifecycle import layout
-from headimpact.lifecycle.config import STEPS, Config, Job, Step, load, tracked_values
-from headimpact.lifecycle.steps import tournament
+from headimpact.files import read_json
+from headimpact.lifecycle import code, layout, params, written
+from headimpact.lifecycle.config import Config
+from headimpact.lifecycle.registry import STEPS, locate
 
-# How a step is run and shown, not what it writes: editing these makes no output stale.
-PLUMBING = {"config", "errors", "files", "layout", "progress", "serving", "summary", "tracking", "workers"}
-
-
-@pytest.fixture(scope="module")
-def stages(project_root: Path) -> dict[str, Any]:
-    return yaml.safe_load((project_root / "dvc.yaml").read_text())["stages"]
+WRITE = "Run `headimpact write` and commit what it changes."
 
 
 @pytest.fixture(scope="module")
 def config(project_root: Path) -> Config:
-    return load(project_root / "params.yaml")
+    return params.load(project_root / layout.PARAMS)
 
 
 @pytest.fixture(scope="module")
-def mlproject(project_root: Path) -> dict[str, Any]:
-    return yaml.safe_load((project_root / "MLproject").read_text())
+def lock(project_root: Path) -> dict[str, Any]:
+    return yaml.safe_load((project_root / "dvc.lock").read_text())["stages"]
 
 
-@pytest.mark.parametrize(
-    ("stage", "step", "setup"),
-    [(step, step, "top-4") for step in STEPS]
-    + [("original", "finetune", "original"), ("answer-original", "answer", "original")],
-)
-def test_stages_depend_on_the_values_that_their_step_uses(
-    stages: dict[str, Any], config: Config, stage: str, step: Step, setup: str
+def test_files_that_follow_from_the_registry_are_as_it_says(project_root: Path) -> None:
+    for path, content in written.files().items():
+        assert (project_root / path).read_text() == content, f"{path} is not what the registry says. {WRITE}"
+
+
+def test_the_fingerprints_are_those_of_the_code(
+    project_root: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = config.grid.models[0]
-    listed = [key.replace("${item.model}", model) for key in stages[stage].get("params", [])]
-    used = tracked_values(config, step, Job(model, setup))
-    assert listed == sorted(listed)
-    for key in used:
-        assert any(key == name or key.startswith(f"{name}.") for name in listed), f"{stage} lacks {key}"
-    for name in listed:
-        below = {key for key in tracked_values(config, step, Job(model, setup)) if f"{key}.".startswith(f"{name}.")}
-        assert below, f"{stage} lists {name}, which the step does not use"
+    """Otherwise a fresh clone would make again what is there, or take for current what is not."""
+    monkeypatch.chdir(project_root)
+    committed = read_json(layout.FINGERPRINTS)
+    monkeypatch.setattr(code, "write_json", lambda path, content: pytest.fail(_outdated(committed, content)))
+    assert not code.refresh(config)
 
 
-def _code_of(step: str) -> set[str]:
-    """The files that decide what a step writes: what it imports, directly or not, but for the plumbing."""
-    # Only these write figures and pages that are results; the others log them.
-    plumbing = (
-        PLUMBING if step in ("data", "score", "examine", "tournament", "report") else PLUMBING | {"gallery", "plots"}
-    )
-    return _imports(f"headimpact.lifecycle.steps.{step}", plumbing)
-
-
-def _imports(name: str, plumbing: set[str]) -> set[str]:
-    """The files of a module and of what it imports, directly or not, but for the plumbing."""
-    graph = grimp.build_graph("headimpact")
-    found, waiting = set(), [name]
-    while waiting:
-        module = waiting.pop()
-        parts = module.split(".")
-        if module in found or len(parts) == 1 or parts[1] in plumbing:
-            continue
-        found.add(module)
-        waiting += graph.find_modules_directly_imported_by(module)
-    return {_file(module) for module in found}
-
-
-def _file(module: str) -> str:
-    parts = module.split(".")
-    if parts[1] in ("page", "paper", "vlm"):
-        return f"src/headimpact/{parts[1]}"
-    path = "src/" + "/".join(parts)
-    return f"{path}.py"
-
-
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [
-        ("download", "download"),
-        ("data", "data"),
-        ("score", "score"),
-        ("measure", "measure"),
-        ("examine", "examine"),
-        ("select", "select"),
-        ("finetune", "finetune"),
-        ("tournament", "tournament"),
-        ("answer", "answer"),
-        ("answer-original", "answer"),
-        ("report", "report"),
-    ],
-)
-def test_stages_depend_on_the_code_that_their_step_imports(stages: dict[str, Any], stage: str, step: str) -> None:
-    listed = [path for path in stages[stage]["deps"] if path.startswith("src/")]
-    assert listed == sorted(_code_of(step))
-
-
-def test_a_run_of_the_tournament_is_known_by_all_code_that_decides_its_results() -> None:
-    named = {f"src/headimpact/{pattern.removesuffix('/*.py')}" for pattern in tournament.CODE}
-    assert named == _imports("headimpact.adapters.cell", PLUMBING)
-
-
-def test_the_original_depends_on_no_code_of_training(stages: dict[str, Any]) -> None:
-    code = [path for path in stages["finetune"]["deps"] if path.startswith("src/")]
-    training = [f"src/headimpact/{name}.py" for name in ("checkpoints", "lora", "selection", "training")]
-    assert [path for path in stages["original"]["deps"] if path.startswith("src/")] == [
-        path for path in code if path not in training
+def _outdated(committed: dict[str, dict[str, str]], content: dict[str, dict[str, str]]) -> str:
+    names = [
+        f"{kind}.{name}"
+        for kind, digests in content.items()
+        for name, digest in digests.items()
+        if committed.get(kind, {}).get(name) != digest
     ]
+    return f"fingerprints.json is not that of the code ({', '.join(names) or 'a name too many'}). {WRITE}"
 
 
-@pytest.mark.parametrize(("stage", "module"), [("ground", "grounding"), ("segment", "segmentation")])
-def test_the_annotators_depend_on_their_own_files_alone(stages: dict[str, Any], stage: str, module: str) -> None:
-    listed = [path for path in stages[stage]["deps"] if path.startswith("src/")]
-    assert listed == [f"src/headimpact/{name}.py" for name in ("annotators", module, f"steps/{stage}")]
-    assert set(listed) < _code_of(stage)
-
-
-def test_pretraining_depends_on_its_recipe_alone(stages: dict[str, Any], project_root: Path) -> None:
-    assert stages["pretrain"]["deps"] == [f"src/headimpact/{name}.py" for name in ("bases", "pretraining", "scenes")]
-    for path in stages["pretrain"]["deps"]:
-        assert (project_root / path).is_file()
-
-
-def test_the_committed_bases_are_up_to_date(project_root: Path, config: Config) -> None:
+@pytest.mark.parametrize("model", ["tiny-paligemma2", "tiny-qwen2-vl", "tiny-smolvlm"])
+def test_the_committed_bases_are_up_to_date(
+    project_root: Path, config: Config, lock: dict[str, Any], model: str
+) -> None:
     """Otherwise the first command in a fresh clone would pretrain for an hour.
 
-    After an edit that changes nothing in the bases: ``dvc commit -f pretrain``.
+    After an edit that changes nothing in the bases: ``headimpact write``, then ``dvc commit -f pretrain``.
     """
-    locked = yaml.safe_load((project_root / "dvc.lock").read_text())["stages"]
-    for model in config.grid.models:
-        entry = locked[f"pretrain@{model}"]
-        for dep in entry["deps"]:
-            digest = hashlib.md5((project_root / dep["path"]).read_bytes(), usedforsecurity=False).hexdigest()
-            assert digest == dep["md5"], dep["path"]
-        assert entry["params"]["params.yaml"] == {"pretrain": config.pretrain.model_dump()}
-        assert (project_root / layout.base(model) / "model.safetensors").is_file()
+    assert model in config.pretrain.models
+    entry = lock[f"pretrain@{model}"]
+    stage = yaml.safe_load((project_root / layout.GRAPH).read_text())["stages"]["pretrain"]
+    assert entry["cmd"] == stage["cmd"].replace("${item.model}", model)
+    recipe = {f"pretrain.{name}": value for name, value in config.pretrain.model_dump().items() if name != "models"}
+    assert entry["params"][layout.PARAMS.as_posix()] == recipe
+    fingerprints = {"steps.pretrain": read_json(project_root / layout.FINGERPRINTS)["steps"]["pretrain"]}
+    assert entry["params"][layout.FINGERPRINTS.as_posix()] == fingerprints, "Run `dvc commit -f pretrain`."
+    assert "deps" not in entry
+    (out,) = entry["outs"]
+    folder = project_root / layout.base(model)
+    assert out["path"] == layout.base(model).as_posix()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert (out["nfiles"], out["size"]) == (len(files), sum(path.stat().st_size for path in files))
+    assert (folder / "model.safetensors").is_file()
 
 
-def test_stage_paths_are_those_of_the_layout(stages: dict[str, Any]) -> None:
-    def paths(stage: str, kind: str) -> list[str]:
-        entries = [next(iter(e)) if isinstance(e, dict) else e for e in stages[stage][kind]]
-        names = {"${dataset}": "D", "${item.model}": "m", "${item.setup}": "top-4"}
-        for old, new in names.items():
-            entries = [entry.replace(old, new) for entry in entries]
-        return [entry for entry in entries if not entry.startswith("src/")]
-
-    data, base = str(layout.DATASET), str(layout.base("m"))
-    selection, original = str(layout.selection("m", "top-4")), str(layout.finetune("m", "original"))
-    made = {name: str(layout.made(name)) for name in ("download", "ground", "segment")}
-    assert paths("download", "outs") == [made["download"]]
-    assert paths("ground", "deps") == [made["download"]]
-    assert paths("ground", "outs") == [made["ground"]]
-    assert paths("segment", "deps") == [made["download"], made["ground"]]
-    assert paths("segment", "outs") == [made["segment"]]
-    assert paths("data", "deps") == [made["download"], made["segment"]]
-    assert paths("data", "outs") == [data, str(layout.DATASET_LOOK)]
-    assert paths("pretrain", "outs") == [base]
-    assert paths("score", "deps") == [data, base]
-    assert paths("score", "outs") == [str(layout.impact("m"))]
-    measures = str(layout.measures("m"))
-    assert paths("measure", "deps") == [data, base]
-    assert paths("measure", "outs") == [measures]
-    assert paths("examine", "deps") == [data, base, str(layout.impact_objects("m"))]
-    assert paths("examine", "outs") == [str(layout.examination("m"))]
-    assert paths("select", "deps") == [str(layout.impact_table("m")), str(layout.impact_summary("m"))]
-    assert paths("select", "outs") == [selection]
-    assert paths("original", "deps") == [data, base]
-    assert paths("original", "outs") == [original]
-    assert paths("finetune", "deps") == [data, base, original, selection]
-    assert paths("finetune", "outs") == [str(layout.finetune("m", "top-4"))]
-    assert paths("tournament", "deps") == [
-        data,
-        str(layout.base("m").parent),
-        str(layout.impact("m").parent),
-        str(layout.measures("m").parent),
-    ]
-    assert paths("tournament", "outs") == [str(layout.tournament())]
-    answered = str(layout.answers("m", "original"))
-    assert paths("answer-original", "deps") == [data, base]
-    assert paths("answer-original", "outs") == [answered]
-    assert paths("answer", "deps") == [data, base, answered, str(layout.finetune("m", "top-4"))]
-    assert paths("answer", "outs") == [str(layout.answers("m", "top-4"))]
-    above = [
-        layout.answers("m", "top-4").parents[1],
-        layout.examination("m").parent,
-        layout.finetune("m", "top-4").parents[1],
-        layout.impact("m").parent,
-        layout.measures("m").parent,
-        layout.selection("m", "top-4").parents[1],
-        layout.tournament(),
-    ]
-    assert paths("report", "deps") == [data, *map(str, above)]
-    assert paths("report", "outs") == [str(layout.REPORTS)]
+def test_the_lock_knows_the_stages_that_there_are(lock: dict[str, Any], config: Config) -> None:
+    cells = {
+        "project": [""],
+        "model": [f"@{model}" for model in config.grid.models],
+        "setup": [f"@{model}-{setup}" for model in config.grid.models for setup in config.grid.setups],
+    }
+    assert set(lock) <= {f"{name}{cell}" for name, step in STEPS.items() for cell in cells[step.per]}
 
 
-def test_what_goes_on_after_an_interruption_is_not_deleted_by_dvc(stages: dict[str, Any]) -> None:
-    for stage in ("pretrain", "tournament"):
-        (out,) = stages[stage]["outs"]
-        assert next(iter(out.values())) == {"cache": False, "persist": True}
+def test_what_dvcs_cache_has_no_copy_of_is_there(project_root: Path, config: Config) -> None:
+    for step in STEPS.values():
+        for place in step.writes if step.in_git else ():
+            for model in config.grid.models:
+                path = locate(place, model, "")
+                assert (project_root / path).exists(), f"{path} is not there. Run `dvc repro`, and commit it to git."
 
 
-def test_stages_and_entry_points_run_the_same_command(stages: dict[str, Any], mlproject: dict[str, Any]) -> None:
-    entries = {name: entry["command"] for name, entry in mlproject["entry_points"].items()}
-    assert list(entries) == [*STEPS, "plan", "main"]
-    for name, stage in stages.items():
-        step = {"original": "finetune", "answer-original": "answer"}.get(name, name)
-        assert stage["cmd"].split(" --")[0] == entries[step]
-    assert entries["main"] == "PYTHONPATH=src python -m headimpact main"
-
-
-def test_entry_points_declare_nothing_that_stands_in_params(mlproject: dict[str, Any]) -> None:
-    """A default of their own would win over params.yaml."""
-    assert all(set(entry) == {"command"} for entry in mlproject["entry_points"].values())
-
-
-def test_environments_come_from_requirements(project_root: Path, mlproject: dict[str, Any]) -> None:
+def test_environments_come_from_requirements(project_root: Path) -> None:
+    mlproject = yaml.safe_load((project_root / layout.ENTRY_POINTS).read_text())
     assert mlproject["conda_env"] == "conda.yaml"
     conda = yaml.safe_load((project_root / "conda.yaml").read_text())
     assert conda["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.txt"]}]
@@ -274,5 +146,9 @@ def test_make_runs_what_it_says(project_root: Path) -> None:
         return done.stdout.splitlines()
 
     assert dry_run("finetune")[-1] == "mlflow run . -e finetune -P setup=top-4 --env-manager local"
-    checks = [line.split()[0] for line in dry_run("test")[-5:]]
-    assert checks == ["ruff", "ruff", "pyright", "PYTHONPATH=src", "pytest"]
+    checks = dry_run("test")[-5:]
+    assert [line.split()[0] for line in checks] == ["ruff", "ruff", "pyright", "PYTHONPATH=src", "pytest"]
+    assert "-m" not in checks[-1]
+    assert dry_run("check")[-5:-1] == checks[:-1]
+    assert dry_run("check")[-1].endswith('-m "not slow"')
+    assert dry_run("write")[-1] == "headimpact write"
