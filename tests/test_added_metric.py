@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from tournaments import COLUMNS, make, seeded, tables
 
-from headimpact.adapters.cell import Adapted
+from headimpact.adapters.cell import Placement
 from headimpact.errors import InputError
 from headimpact.evaluation import metrics
 from headimpact.evaluation.metrics import Metric
@@ -44,7 +44,7 @@ def evaluations() -> dict[Run, pd.DataFrame]:
     layers = {"top": (0, 3), "last": (6, 7), "full": (0, 1, 2, 3)}
     for i, (rule, _, seed, _) in enumerate(KEYS):
         figures = {column: runs.adapted[column][i] for column in COLUMNS}
-        results[Run(Adapted(layers[rule]), seed)] = pd.DataFrame(ids | figures | {"tokens": counts[i]})
+        results[Run(Placement(layers[rule]), seed)] = pd.DataFrame(ids | figures | {"tokens": counts[i]})
     return results
 
 

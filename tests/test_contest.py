@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from headimpact import statistics
-from headimpact.adapters.cell import Adapted
+from headimpact.adapters.cell import Placement
 from headimpact.errors import InputError
 from headimpact.tournament import contest
 from headimpact.tournament.contest import ORIGINAL, Contest, Contestant, Key, Run
@@ -35,12 +35,12 @@ def test_every_rule_meets_every_k_and_seed_and_draws_have_one_seed_each():
 
 def test_a_run_is_known_by_layers_ranks_and_seed():
     assert ORIGINAL.key == Key("", "", 0)
-    assert Run(Adapted((0, 3)), 2).key == Key("0,3", "", 2)
-    assert Run(Adapted((0, 3), (), {0: 2, 3: 1}), 2).key == Key("0,3", "2,1", 2)
+    assert Run(Placement((0, 3)), 2).key == Key("0,3", "", 2)
+    assert Run(Placement((0, 3), (), {0: 2, 3: 1}), 2).key == Key("0,3", "2,1", 2)
 
 
 def test_finished_runs_are_kept_and_those_of_another_context_left_alone(tmp_path: Path):
-    path, first, second = tmp_path / "runs" / "tiny.parquet", Run(Adapted((0,)), 0), Run(Adapted((0, 3)), 1)
+    path, first, second = tmp_path / "runs" / "tiny.parquet", Run(Placement((0,)), 0), Run(Placement((0, 3)), 1)
     assert contest.finished(contest.read_runs(path, "now")) == set()
     contest.keep(path, "before", first, 10, objects(9.0))
     assert contest.finished(contest.read_runs(path, "now")) == set()
@@ -55,7 +55,7 @@ def test_finished_runs_are_kept_and_those_of_another_context_left_alone(tmp_path
 
 
 def test_rules_that_take_the_same_layers_share_one_run(tmp_path: Path):
-    path, shared, other = tmp_path / "runs.parquet", Run(Adapted((0,)), 0), Run(Adapted((2,)), 0)
+    path, shared, other = tmp_path / "runs.parquet", Run(Placement((0,)), 0), Run(Placement((2,)), 0)
     for run, value in ((shared, 4.0), (other, 5.0)):
         contest.keep(path, "now", run, 20, objects(value))
     table = contest.read_runs(path, "now")
@@ -75,7 +75,7 @@ def test_rules_that_take_the_same_layers_share_one_run(tmp_path: Path):
 
 @pytest.mark.parametrize(("ranks", "told"), [({0: 2, 1: 3, 2: 2}, "2 to 3"), ({0: 1, 2: 1}, "1")])
 def test_ranks_are_told(tmp_path: Path, ranks: dict[int, int], told: str):
-    run = Run(Adapted(tuple(ranks), (), ranks), 0)
+    run = Run(Placement(tuple(ranks), (), ranks), 0)
     contest.keep(tmp_path / "runs", "now", run, 20, objects(1.0))
     assert contest.cells(contest_of(run), contest.read_runs(tmp_path / "runs", "now"), 8)["rank"].tolist() == [told]
 
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes):
 
 
 def test_runs_evaluated_before_a_metric_existed_are_missing_until_they_are_made_again(tmp_path: Path):
-    path, first, second = tmp_path / "tiny.parquet", Run(Adapted((0,)), 0), Run(Adapted((2,)), 0)
+    path, first, second = tmp_path / "tiny.parquet", Run(Placement((0,)), 0), Run(Placement((2,)), 0)
     for context, run in (("before", first), ("now", first), ("now", second)):
         contest.keep(path, context, run, 20, objects(4.0))
     assert contest.outdated(path, "now") is None

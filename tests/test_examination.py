@@ -6,6 +6,7 @@ import numpy as np
 import obvious
 import pytest
 import torch
+from family_facts import tiny
 from PIL import Image
 
 from headimpact.data import coco
@@ -15,8 +16,8 @@ from headimpact.engine import phrases
 from headimpact.errors import InputError
 from headimpact.impact import examination, variations
 from headimpact.impact.scoring import Scorer, Skipped
-from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
+from headimpact.vlm.families import FAMILIES
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
 WAYS = variations.variations(THRESHOLD)
@@ -29,14 +30,14 @@ def samples(tmp_path_factory) -> list[Sample]:
     return coco.read_part(folder, "impact")
 
 
-@pytest.fixture(scope="module", params=bases.TINY)
+@pytest.fixture(scope="module", params=FAMILIES)
 def vlm(request) -> Vlm:
-    return bases.build(request.param, 3)
+    return tiny(request.param)
 
 
 @pytest.fixture(scope="module")
 def smolvlm() -> Vlm:
-    return bases.build("tiny-smolvlm", 3)
+    return tiny("idefics3")
 
 
 def examined(vlm: Vlm, samples: list[Sample], size: int = 2, everything: list[Sample] | None = None):

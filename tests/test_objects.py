@@ -16,7 +16,8 @@ from headimpact.engine.watch import unwatched
 from headimpact.evaluation.objects import ObjectResult, evaluate, evaluate_images
 from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.tiny import bases
-from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS
 
 
 def test_batches():

@@ -8,6 +8,7 @@ import obvious
 import pandas as pd
 import pytest
 import torch
+from family_facts import tiny
 from PIL import Image
 from scipy import stats
 
@@ -17,8 +18,8 @@ from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import phrases
 from headimpact.errors import InputError
 from headimpact.impact.scoring import Scorer, Skipped
-from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
+from headimpact.vlm.families import FAMILIES
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
 
@@ -30,14 +31,14 @@ def samples(tmp_path_factory) -> list[Sample]:
     return coco.read_part(folder, "impact")
 
 
-@pytest.fixture(scope="module", params=bases.TINY)
+@pytest.fixture(scope="module", params=FAMILIES)
 def vlm(request) -> Vlm:
-    return bases.build(request.param, 3)
+    return tiny(request.param)
 
 
 @pytest.fixture(scope="module")
 def smolvlm() -> Vlm:
-    return bases.build("tiny-smolvlm", 3)
+    return tiny("idefics3")
 
 
 def scored(vlm: Vlm, samples: list[Sample], size: int, everything: list[Sample] | None = None, seed=SEED):

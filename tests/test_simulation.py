@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headimpact.impact.head_impact import kruskal_wallis
+from headimpact.impact.kruskal_wallis import kruskal_wallis
 from headimpact.tournament.comparison import analyse
 from headimpact.tournament.power import images_needed
 from headimpact.tournament.runs import Runs

@@ -16,21 +16,21 @@ import obvious
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from family_facts import families, fresh, tiny
 
 from headimpact import files
 from headimpact.adapters import lora, training
-from headimpact.adapters.training import Record, Training, TrainSettings, epoch_order, validation_perplexity
+from headimpact.adapters.training import Measurement, Training, TrainSettings, epoch_order, validation_perplexity
 from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import checkpoints
 from headimpact.engine.phrases import caption_loss
 from headimpact.errors import InputError
-from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
-LAYERS = [1, 6, 12]
+LAYERS = [0, 2, 3]
 SETTINGS = TrainSettings(
     seed=0,
     lr=1e-2,
@@ -59,9 +59,10 @@ def parts(folder) -> tuple[list[Sample], list[Sample]]:
     return coco.read_part(folder, "train"), coco.read_part(folder, "val")
 
 
-def prepare(parts, checkpoint: Path, name="tiny-smolvlm", fingerprint="same", **changes) -> Training:
+def prepare(parts, checkpoint: Path, family="idefics3", fingerprint="same", dtype=torch.float32, **changes) -> Training:
     """A run on a base of its own, as a new process would prepare it."""
-    vlm = bases.build(name, 3)
+    vlm = fresh(family)
+    vlm.model.to(dtype)
     peft_model = lora.attach(vlm, LAYERS, LORA, seed=0)
     settings = dataclasses.replace(SETTINGS, **changes)
     run = Training(vlm, peft_model, *parts, settings, checkpoint, fingerprint)
@@ -89,13 +90,13 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def values(records: list[Record], metric: str) -> list[float]:
-    return [record.value for record in records if record.metric == metric]
+def values(history: list[Measurement], metric: str) -> list[float]:
+    return [measured.value for measured in history if measured.metric == metric]
 
 
-def kill_after(run: Training, records: int) -> None:
-    """Abandon a run once it has told so much; what it did after that is lost, as with kill -9."""
-    collections.deque(itertools.islice(run.run(), records), maxlen=0)
+def kill_after(run: Training, measurements: int) -> None:
+    """Abandon a run after so many measurements; what it did after that is lost, as with kill -9."""
+    collections.deque(itertools.islice(run.run(), measurements), maxlen=0)
 
 
 # ---- kill and resume
@@ -105,7 +106,7 @@ def kill_after(run: Training, records: int) -> None:
 class Finished:
     """A run that nobody disturbed."""
 
-    history: list[Record]
+    history: list[Measurement]
     digest: str
 
 
@@ -119,8 +120,8 @@ def undisturbed(parts, tmp_path_factory) -> Finished:
     return Finished(history, adapter_digest(run, folder))
 
 
-# Two steps an epoch and a validation after each: 1 record at the start, then 5 records an epoch. The state is
-# written when the record after it is asked for.
+# Two steps an epoch and a validation after each: 1 measurement at the start, then 5 an epoch. The state is written when
+# the measurement after it is asked for.
 @pytest.mark.parametrize(
     ("checkpoint_steps", "killed_after", "steps_left"),
     [
@@ -137,8 +138,8 @@ def undisturbed(parts, tmp_path_factory) -> Finished:
 def test_a_killed_run_ends_with_the_same_bytes(
     start, undisturbed, tmp_path, monkeypatch, checkpoint_steps, killed_after, steps_left
 ):
-    for records in killed_after:
-        kill_after(start(checkpoint_steps=checkpoint_steps), records)
+    for measurements in killed_after:
+        kill_after(start(checkpoint_steps=checkpoint_steps), measurements)
     run = start(checkpoint_steps=checkpoint_steps)
     steps = count_calls(monkeypatch, run, "_optimize")
     assert list(run.run()) == undisturbed.history
@@ -161,8 +162,8 @@ from headimpact.data import coco
 from test_training import prepare
 folder = Path({folder!r})
 parts = coco.read_part(folder, "train"), coco.read_part(folder, "val")
-for record in prepare(parts, Path({state!r})).run():
-    print(record.step, record.metric, flush=True)
+for measured in prepare(parts, Path({state!r})).run():
+    print(measured.step, measured.metric, flush=True)
     sys.stdin.readline()
 """
 
@@ -180,11 +181,11 @@ def test_a_process_that_is_killed_is_continued(folder, parts, undisturbed, proje
     )
     assert child.stdin is not None
     assert child.stdout is not None
-    told = []
-    while "3 train/lr" not in told:
+    printed = []
+    while "3 train/lr" not in printed:
         line = child.stdout.readline().strip()
         assert line, "the process ended by itself"
-        told.append(line)
+        printed.append(line)
         child.stdin.write("\n")  # go on ...
         child.stdin.flush()
     child.send_signal(signal.SIGKILL)  # ... but not far
@@ -315,29 +316,11 @@ def test_gradients_are_those_of_the_mean_over_answer_tokens_and_clipped(start):
         torch.testing.assert_close(gradient, wanted / 4, atol=1e-6, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", bases.TINY)
-def test_the_loss_is_transformers_own(parts, name):
-    """One conversation at a time through the model's own forward with labels."""
-    vlm = bases.build(name, 3)
-    samples = parts[0][:2]
-    loss, count = caption_loss(vlm, samples)
-    total, tokens_seen = 0.0, 0
-    for sample in samples:
-        encoded = vlm.encode_image(sample.image())
-        for obj in sample.objects:
-            tokens = vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
-            total += obvious.answer_loss(vlm, tokens, encoded) * len(tokens.answer)
-            tokens_seen += len(tokens.answer)
-    assert count == tokens_seen
-    assert loss.item() / count == pytest.approx(total / tokens_seen, abs=1e-4)
-
-
 # ---- validation, early stopping, the best weights
 
 
-@pytest.mark.parametrize("name", bases.TINY)
-def test_validation_perplexity_is_equation_3(parts, name):
-    vlm = bases.build(name, 3)
+def test_validation_perplexity_is_equation_3(parts):
+    vlm = tiny("idefics3")
     _, val = parts
     found = validation_perplexity(vlm, val, 2)
     nll = []
@@ -358,7 +341,7 @@ def test_a_perplexity_beyond_numbers_is_infinite(start, parts, monkeypatch, nll)
 
 
 def test_the_first_validation_is_the_bases_own(parts, undisturbed):
-    base = bases.build("tiny-smolvlm", 3)
+    base = tiny("idefics3")
     assert undisturbed.history[0].metric == "val/perplexity"
     assert undisturbed.history[0].value == pytest.approx(validation_perplexity(base, parts[1], 2), rel=1e-6)
 
@@ -416,8 +399,8 @@ def test_a_run_killed_after_it_decided_to_stop_stops_again(start, monkeypatch, t
     written = [9, 5, 4, 6, 7]
     ends = []
     for killed in (False, True):
-        told = (tmp_path / "state").exists() and checkpoints.load(tmp_path / "state")[2]["history"]
-        done = sum(metric == "val/perplexity" for *_, metric, _ in told or [])
+        history = (tmp_path / "state").exists() and checkpoints.load(tmp_path / "state")[2]["history"]
+        done = sum(metric == "val/perplexity" for *_, metric, _ in history or [])
         run = start(patience=2, evals_per_epoch=2, checkpoint_steps=checkpoint_steps)
         monkeypatch.setattr(training, "validation_perplexity", Script(run, *written[done:]))
         ends.append((list(run.run()), weights(run)))
@@ -449,10 +432,11 @@ def test_a_part_without_images_is_refused(parts, tmp_path, empty):
 # ---- what training does
 
 
-@pytest.mark.parametrize("name", bases.TINY)
-def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, name):
+@families()
+def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, family):
     """Two images, learned by heart."""
-    run = prepare((parts[0][:2], parts[0][:2]), tmp_path / "state", name=name, epochs=12, lr=2e-2, evals_per_epoch=1)
+    two = parts[0][:2]
+    run = prepare((two, two), tmp_path / "state", family, epochs=12, lr=2e-2, evals_per_epoch=1)
     before = {n: p.detach().clone() for n, p in run.vlm.model.named_parameters()}
     history = list(run.run())
     loss, perplexity = values(history, "train/loss"), values(history, "val/perplexity")
@@ -463,7 +447,7 @@ def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, name):
     changed = {n for n, p in after.items() if not torch.equal(before[n], p)}
     assert changed == {n for n in after if "lora_" in n}
     assert len(changed) == 2 * len(LAYERS) * 3
-    assert validation_perplexity(run.vlm, parts[0][:2], 2) == pytest.approx(min(perplexity), rel=1e-6)
+    assert validation_perplexity(run.vlm, two, 2) == pytest.approx(min(perplexity), rel=1e-6)
 
 
 @pytest.fixture
@@ -474,22 +458,14 @@ def other_precision():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_an_adapter_trains_in_float32_on_a_base_in_bfloat16(parts, tmp_path, monkeypatch, other_precision):
-    build = bases.build
-
-    def build_half(name: str, seed: int) -> Vlm:
-        vlm = build(name, seed)
-        vlm.model.to(torch.bfloat16)
-        return vlm
-
-    monkeypatch.setattr(bases, "build", build_half)
-    run = prepare(parts, tmp_path / "state", epochs=2)
+def test_an_adapter_trains_in_float32_on_a_base_in_bfloat16(parts, tmp_path, other_precision):
+    run = prepare(parts, tmp_path / "state", dtype=torch.bfloat16, epochs=2)
     before = weights(run)
     history = list(run.run())
     assert run.vlm.model.dtype == torch.bfloat16
     assert {weight.dtype for weight in run.parameters.values()} == {torch.float32}
     assert not any(torch.equal(before[name], weight) for name, weight in run.parameters.items())
-    assert all(math.isfinite(record.value) for record in history)
+    assert all(math.isfinite(measured.value) for measured in history)
     # Steps far smaller than bfloat16 resolves would be lost in it.
     moved = torch.cat([weight.detach().flatten() for weight in run.parameters.values()])
     assert not torch.equal(moved, moved.bfloat16().float())

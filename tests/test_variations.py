@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from headimpact.impact import variations
-from headimpact.impact.head_impact import score_layer
+from headimpact.impact.layer_scores import score_layer
 from headimpact.impact.variations import DEFINITION, Scores, Variation, score
 from headimpact.statistics import clustered_means
 

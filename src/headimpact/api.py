@@ -202,7 +202,7 @@ def lora_config(
         )
     if not selection.layers:
         raise InputError(f"Setup {selection.setup!r} adapts no layer: there is nothing to configure.")
-    chosen = cell.adapted(selection.layers, (), read_setup(selection.setup).budget, rank)
+    chosen = cell.placement(selection.layers, (), read_setup(selection.setup).budget, rank)
     return lora.peft_config(base, chosen.layers, lora.LoraSettings(rank, alpha, targets), chosen.ranks)
 
 

@@ -1,5 +1,6 @@
-"""What is trained: LoRA on chosen layers or heads.
+"""What is trained? LoRA on chosen layers or heads.
 
-``lora`` (open it first) attaches, checks, saves and loads; ``training`` trains; ``cell`` is one training from the
-chosen layers to an adapter that is alive; ``cost`` estimates parameters, memory and time.
+Open ``lora`` first: it attaches an adapter, checks that exactly the chosen modules carry it and that it has an effect,
+saves and loads it. ``training`` trains one and keeps its best weights; ``cell`` goes from the chosen layers to a
+trained adapter; ``cost`` estimates parameters, memory and time.
 """

@@ -11,7 +11,7 @@ import numpy as np
 from peft import PeftModel
 
 from headimpact.adapters import lora
-from headimpact.adapters.training import Record, Training, TrainSettings
+from headimpact.adapters.training import Measurement, Training, TrainSettings
 from headimpact.data.samples import Sample
 from headimpact.engine.phrases import phrase_nll
 from headimpact.engine.watch import Watch
@@ -19,8 +19,8 @@ from headimpact.vlm.base import Vlm
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """What to adapt.
+class Placement:
+    """Where an adapter goes.
 
     Attributes:
         layers: the layers (ascending, from 0).
@@ -34,23 +34,24 @@ class Adapted:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingData:
     """The samples of the train and val parts."""
 
     train: Sequence[Sample]
     val: Sequence[Sample]
 
 
-def adapted(layers: Sequence[int], heads: Sequence[tuple[int, int]], budget: int, rank: int) -> Adapted:
-    """What a selection adapts; ``budget``: of how many layers of ``rank`` all layers share the budget, else 0."""
+def placement(layers: Sequence[int], heads: Sequence[tuple[int, int]], budget: int, rank: int) -> Placement:
+    """Where the adapter of a selection goes; ``budget``: of how many layers of ``rank`` all layers share the budget,
+    else 0."""
     if not budget:
-        return Adapted(tuple(layers), tuple(heads))
+        return Placement(tuple(layers), tuple(heads))
     ranks = lora.spread(len(layers), budget, rank)
-    return Adapted(tuple(ranks), (), ranks)
+    return Placement(tuple(ranks), (), ranks)
 
 
-def made_from(
-    vlm: Vlm, chosen: Adapted, settings: lora.LoraSettings, train: TrainSettings, header: Mapping[str, Any]
+def training_fingerprint(
+    vlm: Vlm, chosen: Placement, settings: lora.LoraSettings, train: TrainSettings, header: Mapping[str, Any]
 ) -> str:
     """SHA-256 of all that an adapter depends on but the code: a training state of anything else is not continued."""
     values = {
@@ -67,24 +68,24 @@ def made_from(
 
 def train_adapter(
     vlm: Vlm,
-    chosen: Adapted,
+    chosen: Placement,
     settings: lora.LoraSettings,
     train: TrainSettings,
-    parts: Parts,
+    data: TrainingData,
     checkpoint: Path,
     fingerprint: str,
     watch: Watch,
-) -> tuple[PeftModel, list[Record]]:
+) -> tuple[PeftModel, list[Measurement]]:
     """Attach an adapter to ``vlm``, train it, and refuse it unless it is alive.
 
     Args:
         vlm: the base; the adapter stays attached to it.
-        chosen: what to adapt.
+        chosen: where the adapter goes.
         settings: hyperparameters of the adapter.
         train: hyperparameters of the training; its seed is that of the adapter's first weights, too.
-        parts: what to train on, and what decides when to stop.
+        data: what to train on, and what decides when to stop.
         checkpoint: where the state is kept; one of the same ``fingerprint`` is continued.
-        fingerprint: :func:`made_from`.
+        fingerprint: :func:`training_fingerprint`.
         watch: shows the optimizer steps.
 
     Returns:
@@ -98,11 +99,11 @@ def train_adapter(
         peft_model = lora.attach_heads(vlm, chosen.heads, settings, train.seed)
     else:
         peft_model = lora.attach(vlm, chosen.layers, settings, train.seed, chosen.ranks)
-    training = Training(vlm, peft_model, parts.train, parts.val, train, checkpoint, fingerprint)
-    records = (record for record in training.run() if record.metric == "train/loss")
-    for _ in watch(records, training.total_steps, "training"):
+    training = Training(vlm, peft_model, data.train, data.val, train, checkpoint, fingerprint)
+    losses = (measurement for measurement in training.run() if measurement.metric == "train/loss")
+    for _ in watch(losses, training.total_steps, "training"):
         pass
-    change = _largest_change(vlm, peft_model, parts.val[: train.batch_images])
+    change = _largest_change(vlm, peft_model, data.val[: train.batch_images])
     lora.check_liveness(peft_model, vlm.projections(chosen.layers, settings.targets), change)
     return peft_model, training.history
 

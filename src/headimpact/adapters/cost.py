@@ -101,11 +101,11 @@ def workload(vlm: Vlm, images: Sequence[tuple[int, int, Sequence[str]]], batch_i
     visual = tokens = answers = blocks = 0
     for width, height, phrases in images:
         grid = vlm.grid(width, height)
-        talks = [vlm.tokenize(vlm.caption(phrase), grid) for phrase in phrases]
+        captions = [vlm.tokenize(vlm.caption(phrase), grid) for phrase in phrases]
         visual += grid.tokens
         blocks += grid.blocks
-        tokens += sum(len(packed.ids) for packed in packing.pack_image(talks, vlm.bidirectional_prompt))
-        answers += sum(len(talk.answer) for talk in talks)
+        tokens += sum(len(packed.ids) for packed in packing.pack_image(captions, vlm.bidirectional_prompt))
+        answers += sum(len(caption.answer) for caption in captions)
     count = len(images)
     return Workload(batch_images, visual / count, tokens / count, answers / count, blocks / count)
 

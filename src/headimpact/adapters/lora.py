@@ -67,7 +67,7 @@ def spread(layers: int, count: int, rank: int) -> dict[int, int]:
     """
     budget = count * rank
     ranks = {layer: (layer + 1) * budget // layers - layer * budget // layers for layer in range(layers)}
-    return {layer: own for layer, own in ranks.items() if own}
+    return {layer: share for layer, share in ranks.items() if share}
 
 
 def peft_config(
@@ -140,10 +140,10 @@ def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSetti
     layers = sorted({layer for layer, _ in heads})
     peft_model = attach(vlm, layers, settings, seed)
     for layer in layers:
-        own = [head for at, head in heads if at == layer]
+        of_layer = [head for at, head in heads if at == layer]
         for target in settings.targets:
             (name,) = vlm.projections([layer], [target])
-            _hold_at_zero(vlm.model.get_submodule(f"{name}.lora_B.default").weight, ~head_rows(vlm, own, target))
+            _hold_at_zero(vlm.model.get_submodule(f"{name}.lora_B.default").weight, ~head_rows(vlm, of_layer, target))
     return peft_model
 
 
@@ -151,9 +151,9 @@ def head_rows(vlm: Vlm, heads: Sequence[int], target: str) -> Bool[Tensor, " row
     """Which rows of a layer's q, k or v projection belong to ``heads``; of k and v those of their key-value heads."""
     config = vlm.text_config
     width = getattr(config, "head_dim", None) or config.hidden_size // vlm.heads
-    shared = 1 if target == "q_proj" else vlm.heads // config.num_key_value_heads
-    rows = torch.zeros(vlm.heads // shared, width, dtype=torch.bool)
-    rows[[head // shared for head in heads]] = True
+    group = 1 if target == "q_proj" else vlm.heads // config.num_key_value_heads
+    rows = torch.zeros(vlm.heads // group, width, dtype=torch.bool)
+    rows[[head // group for head in heads]] = True
     return rows.flatten()
 
 
@@ -174,9 +174,9 @@ def _without_old_names() -> Iterator[None]:
 
 def check_modules(model: nn.Module, expected: Sequence[str]) -> None:
     """Raise ``DeadAdapterError`` unless exactly the ``expected`` modules are adapted."""
-    found = adapted_modules(model)
-    if found != sorted(expected):
-        extra, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
+    adapted = adapted_modules(model)
+    if adapted != sorted(expected):
+        extra, missing = sorted(set(adapted) - set(expected)), sorted(set(expected) - set(adapted))
         raise DeadAdapterError(f"The adapted modules are not the chosen ones: extra {extra}, missing {missing}.")
 
 

@@ -1,4 +1,5 @@
-"""LoRA training on the captions: a loop that yields records, survives being killed, and knows nothing of MLflow."""
+"""LoRA training on the captions: a loop that yields what it measures, survives being killed, and knows nothing of
+MLflow."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class Record:
+class Measurement:
     """One measured value of a training run."""
 
     step: int
@@ -102,7 +103,7 @@ class Training:
         optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.best: dict[str, Tensor] = {}
-        self.history: list[Record] = []
+        self.history: list[Measurement] = []
         self.step = 0
 
     @property
@@ -149,19 +150,19 @@ class Training:
         self.optimizer.zero_grad()
         return nll / answer_tokens
 
-    def _validate(self) -> Iterator[Record]:
+    def _validate(self) -> Iterator[Measurement]:
         value = validation_perplexity(self.vlm, self.val, self.settings.batch_images)
         best = min(self._validations(), default=math.inf)
         if self.step > 0 and value < best:
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
-        yield self._record("val/perplexity", value)
+        yield self._note("val/perplexity", value)
 
     def _validations(self) -> list[float]:
         """Validation perplexities after training began, in order."""
         return [r.value for r in self.history if r.metric == "val/perplexity" and r.step > 0]
 
-    def _record(self, metric: str, value: float) -> Record:
-        self.history.append(Record(self.step, self.step / self.steps_per_epoch, metric, value))
+    def _note(self, metric: str, value: float) -> Measurement:
+        self.history.append(Measurement(self.step, self.step / self.steps_per_epoch, metric, value))
         return self.history[-1]
 
     @property
@@ -191,12 +192,12 @@ class Training:
                 parameter.copy_(tensors[name])
         self.best = {n.removeprefix(_BEST): t for n, t in tensors.items() if n.startswith(_BEST)}
         checkpoints.restore_optimizers([self.optimizer], moments)
-        self.history = [Record(*row) for row in state["history"]]
+        self.history = [Measurement(*row) for row in state["history"]]
         self.step = state["step"]
         return True
 
-    def run(self) -> Iterator[Record]:
-        """Train to the end or to early stopping; yields every record, those of a resumed part first. Afterwards
+    def run(self) -> Iterator[Measurement]:
+        """Train to the end or to early stopping; yields every measurement, those of a resumed part first. Afterwards
         the adapter holds the best validated weights.
 
         Raises:
@@ -211,8 +212,8 @@ class Training:
             rate = self.learning_rate(self.step)
             loss = self._optimize(self.step)
             self.step += 1
-            yield self._record("train/loss", loss)
-            yield self._record("train/lr", rate)
+            yield self._note("train/loss", loss)
+            yield self._note("train/lr", rate)
             if self.step % every == 0 or self.step == self.total_steps:
                 yield from self._validate()
             if self.step % self.settings.checkpoint_steps == 0:

@@ -1,6 +1,6 @@
-"""Images in, numbers out: what everybody who runs a model over images has in common.
+"""Images in, numbers out: what does everybody who runs a model over images have in common?
 
-``phrases`` (open it first) takes images and gives the loss and the log-probabilities of their phrases; ``likelihood``
-reads log-probabilities off packed sequences; ``checkpoints`` keeps the state of long work; ``workers`` shares it
-between processes.
+Open ``phrases`` first: images in, the loss and the log-probabilities of their phrases out, in one forward.
+``likelihood`` reads log-probabilities off packed sequences; ``checkpoints`` keeps the state of long work; ``workers``
+shares it between processes; ``watch`` lets others see how far it is.
 """

@@ -15,8 +15,8 @@ def _predicting_logits(
 ) -> tuple[Float[Tensor, "picked vocabulary"], Int[Tensor, "picked"]]:
     """Logits that predict the picked tokens, and those tokens' ids."""
     rows, columns, ids = [], [], []
-    everywhere = [(image, i) for image, about in enumerate(packed.conversations) for i in range(len(about))]
-    for (image, index), tokens in zip(everywhere, picked, strict=True):
+    numbered = [(image, i) for image, of_image in enumerate(packed.conversations) for i in range(len(of_image))]
+    for (image, index), tokens in zip(numbered, picked, strict=True):
         row, column = packed.predicting(image, index, tokens)
         rows.append(row)
         columns.append(column)
@@ -59,7 +59,7 @@ def option_log_probabilities(
         labels: per conversation (image by image, in order) the token id of each option label; None where the
             conversation is not a question.
     """
-    conversations = [conversation for about in packed.conversations for conversation in about]
+    conversations = [conversation for of_image in packed.conversations for conversation in of_image]
     nothing = torch.empty(0, dtype=torch.long)
     picked = [c.target if ids is not None else nothing for c, ids in zip(conversations, labels, strict=True)]
     logits, _ = _predicting_logits(vlm, packed, hidden, picked)

@@ -21,30 +21,30 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 def phrase_nll(vlm: Vlm, samples: Sequence[Sample]) -> list[tuple[Sample, KeyObject, float, int]]:
     """Mean NLL (nats) over the description tokens, and their number, for every object of a few images."""
     encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    talks = [
+    conversations = [
         [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
         for sample, image in zip(samples, encoded, strict=True)
     ]
     features = vlm.image_features(encoded)
-    packed = packing.pack_images(talks, vlm.bidirectional_prompt)
+    packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
     hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
-    targets = [tokens.target for talk in talks for tokens in talk]
-    found = likelihood.log_probabilities(vlm, packed, hidden, targets)
+    targets = [tokens.target for of_image in conversations for tokens in of_image]
+    log_probs = likelihood.log_probabilities(vlm, packed, hidden, targets)
     objects = [(sample, obj) for sample in samples for obj in sample.objects]
-    return [(s, o, -float(p.mean()), len(p)) for (s, o), p in zip(objects, found, strict=True)]
+    return [(s, o, -float(p.mean()), len(p)) for (s, o), p in zip(objects, log_probs, strict=True)]
 
 
 def caption_loss(vlm: Vlm, samples: Sequence[Sample]) -> tuple[Tensor, int]:
     """Summed NLL (nats) of the answers' tokens of all captions of a few images, and the number of those tokens."""
     encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    talks = [
+    conversations = [
         [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
         for sample, image in zip(samples, encoded, strict=True)
     ]
     with torch.no_grad():
         features = vlm.image_features(encoded)
-    packed = packing.pack_images(talks, vlm.bidirectional_prompt)
+    packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
     hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
-    answers = [tokens.answer for talk in talks for tokens in talk]
-    found = torch.cat(likelihood.log_probabilities(vlm, packed, hidden, answers))
-    return -found.sum(), len(found)
+    answers = [tokens.answer for of_image in conversations for tokens in of_image]
+    log_probs = torch.cat(likelihood.log_probabilities(vlm, packed, hidden, answers))
+    return -log_probs.sum(), len(log_probs)

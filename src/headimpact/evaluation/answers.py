@@ -8,7 +8,8 @@ from PIL import Image
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine.phrases import phrase_nll
-from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS
 
 OPEN_QUESTION = "What is shown in this photo?"
 _LEAST_SIDE = 28  # pixels of a cut-out

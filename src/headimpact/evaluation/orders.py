@@ -19,7 +19,8 @@ from headimpact.engine import likelihood
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import Question
 from headimpact.vlm import packing
-from headimpact.vlm.base import OPTION_LABELS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 

@@ -8,7 +8,7 @@ import numpy as np
 from headimpact.data.samples import Sample
 from headimpact.errors import InputError
 from headimpact.text import normalise
-from headimpact.vlm.base import OPTION_LABELS
+from headimpact.vlm.conversations import OPTION_LABELS
 
 
 @dataclass(frozen=True)

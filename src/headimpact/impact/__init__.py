@@ -1,5 +1,10 @@
-"""Where heads look: attention against masks.
+"""Where do heads look? Attention against the masks of objects.
 
-``head_impact`` (open it first) has the scores of a head, equations 1 and 2 of the paper; ``scoring`` runs a model over
-images for them; ``variations``, ``stability`` and ``examination`` put the definition itself under test.
+Open ``layer_scores`` first: the IoU of one layer's heads with the objects (equation 1), its chance level, AUROC and
+attention mass. ``head_impact`` collects them over layers and images: Head Impact (equation 2) and its tables;
+``kruskal_wallis`` tests whether layers and heads differ. ``scoring`` runs a model over images for that;
+``attention_map`` shows a single head on a single image.
+
+The definition itself is put under test: ``variations`` computes Head Impact otherwise, ``examination`` runs a model
+over images for every variation at once, ``stability`` asks how far the result depends on the images.
 """

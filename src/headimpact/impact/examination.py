@@ -35,7 +35,7 @@ class Examination:
 
 
 @dataclass(frozen=True)
-class _Image:
+class _PreparedImage:
     """One image with what its objects need to be scored under any variation."""
 
     sample: Sample
@@ -71,7 +71,7 @@ def examine(
     known = [(sample.id, obj) for sample in everything for obj in sample.objects]
     if len({image_id for image_id, _ in known}) < 2:
         raise InputError("The chance level takes masks of other images: the impact part needs two images with objects.")
-    found: dict[str, list[Scores]] = {variation.name: [] for variation in variations}
+    parts: dict[str, list[Scores]] = {variation.name: [] for variation in variations}
     ids: list[tuple[int, int]] = []
     skipped: list[Skipped] = []
     for group in groups:
@@ -80,41 +80,41 @@ def examine(
         for image, maps in zip(images, _maps(vlm, images) if images else [], strict=True):
             for variation in variations:
                 scores = score(variation, maps[variation.rows], image.covered, image.foreign, image.blob)
-                found[variation.name].append(scores)
+                parts[variation.name].append(scores)
             ids += [(image.sample.id, obj.id) for obj in image.objects]
     if not ids:
         raise InputError("No object was examined: every one was skipped, or the data holds none.")
     image_ids, object_ids = np.array(ids, dtype=np.int64).T
-    scores = {name: join(parts) for name, parts in found.items()}
-    return Examination(image_ids, object_ids, scores, tuple(skipped))
+    scores_by_variation = {name: join(of_images) for name, of_images in parts.items()}
+    return Examination(image_ids, object_ids, scores_by_variation, tuple(skipped))
 
 
 def _prepare(
     vlm: Vlm, sample: Sample, known: Sequence[tuple[int, KeyObject]], draws: int, seed: int, skipped: list[Skipped]
-) -> _Image | None:
+) -> _PreparedImage | None:
     """What an image needs; objects without a score go to ``skipped``, for the reasons that score has."""
     encoded = vlm.encode_image(sample.image())
     objects, tokens, covered = [], [], []
     for obj in sample.objects:
         described = vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
-        own = vlm.coverages([obj.mask()])[0]
+        coverage = vlm.coverages([obj.mask()])[0]
         if not len(described.target):
             skipped.append(Skipped(sample.id, obj.id, "the phrase has no token"))
-        elif not own.any():
+        elif not coverage.any():
             skipped.append(Skipped(sample.id, obj.id, "no visual token sees the object"))
         else:
             objects.append(obj)
             tokens.append(described)
-            covered.append(own)
+            covered.append(coverage)
     if not objects:
         return None
     foreign = torch.stack([foreign_coverages(vlm, sample, obj, known, draws, seed) for obj in objects])
     blob = vlm.coverages([ellipse(sample.width, sample.height)])[0] >= BLOB_COVERAGE
-    return _Image(sample, encoded, objects, tokens, torch.stack(covered), foreign, blob)
+    return _PreparedImage(sample, encoded, objects, tokens, torch.stack(covered), foreign, blob)
 
 
 @torch.inference_mode()
-def _maps(vlm: Vlm, images: Sequence[_Image]) -> list[dict[Rows, Float[Tensor, "_ layers heads _"]]]:
+def _maps(vlm: Vlm, images: Sequence[_PreparedImage]) -> list[dict[Rows, Float[Tensor, "_ layers heads _"]]]:
     """Per image and choice of query rows the attention of its objects: ``objects layers heads tokens``."""
     packed = packing.pack_images([image.tokens for image in images], vlm.bidirectional_prompt)
     places, descriptions = [], []
@@ -124,10 +124,12 @@ def _maps(vlm: Vlm, images: Sequence[_Image]) -> list[dict[Rows, Float[Tensor, "
             for (row, where), tokens in zip(packed.places[index], image.tokens, strict=True):
                 descriptions.append(attention.Description(row, where[queries(tokens)], where[tokens.visual]))
     layers: list[list[Tensor]] = []
-    capture = attention.RowCapture(descriptions, lambda layer, maps: layers.append([one.cpu() for one in maps]))
+    capture = attention.RowCapture(
+        descriptions, lambda layer, maps: layers.append([of_object.cpu() for of_object in maps])
+    )
     features = vlm.image_features([image.encoded for image in images])
     vlm.hidden_states(packed.batch, [features[image] for image in packed.images], capture)
-    found: list[dict[Rows, Tensor]] = [{} for _ in images]
+    by_rows: list[dict[Rows, Tensor]] = [{} for _ in images]
     start = 0
     for index, rows, count in places:
         maps = torch.stack([torch.stack(layer[start : start + count]) for layer in layers], dim=1)
@@ -135,6 +137,6 @@ def _maps(vlm: Vlm, images: Sequence[_Image]) -> list[dict[Rows, Float[Tensor, "
             raise InputError(
                 f"The attention on image {images[index].sample.id} is not finite: load the base in float32."
             )
-        found[index][rows] = maps
+        by_rows[index][rows] = maps
         start += count
-    return found
+    return by_rows

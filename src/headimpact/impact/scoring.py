@@ -11,7 +11,8 @@ from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import ImpactAccumulator, score_layer
+from headimpact.impact.head_impact import ImpactAccumulator
+from headimpact.impact.layer_scores import score_layer
 from headimpact.vlm import attention, packing
 from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.packing import Tokens
@@ -28,7 +29,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _PreparedImage:
     """One image with what its objects need to be scored."""
 
     sample: Sample
@@ -92,9 +93,9 @@ class Scorer:
     def _foreign(self, sample: Sample, obj: KeyObject) -> Bool[Tensor, "draws tokens"]:
         """Token masks of objects of other images, stretched over this image."""
         covered = foreign_coverages(self.vlm, sample, obj, self.everything, self.draws, self.seed)
-        return torch.stack([token_mask(one, self.threshold) for one in covered])
+        return torch.stack([token_mask(coverage, self.threshold) for coverage in covered])
 
-    def _prepare(self, sample: Sample) -> _Scored | None:
+    def _prepare(self, sample: Sample) -> _PreparedImage | None:
         encoded = self.vlm.encode_image(sample.image())
         objects, tokens, masks = [], [], []
         for obj in sample.objects:
@@ -111,7 +112,7 @@ class Scorer:
         if not objects:
             return None
         foreign = torch.stack([self._foreign(sample, obj) for obj in objects])
-        return _Scored(sample, encoded, objects, tokens, torch.stack(masks), foreign)
+        return _PreparedImage(sample, encoded, objects, tokens, torch.stack(masks), foreign)
 
     @torch.inference_mode()
     def score(self, samples: Sequence[Sample]) -> None:
@@ -127,14 +128,14 @@ class Scorer:
                 descriptions.append(attention.Description(row, where[tokens.target], tokens.visual))
 
         def take(layer: int, maps: list[Tensor]) -> None:
-            for image, own in zip(images, _split(maps, [len(i.objects) for i in images]), strict=True):
-                device = own[0].device
-                scores = score_layer(torch.stack(own), image.masks.to(device), image.foreign.to(device))
+            for image, of_image in zip(images, _split(maps, [len(i.objects) for i in images]), strict=True):
+                device = of_image[0].device
+                scores = score_layer(torch.stack(of_image), image.masks.to(device), image.foreign.to(device))
                 self.accumulator.update(layer, scores)
 
         features = self.vlm.image_features([image.encoded for image in images])
-        own_features = [features[image] for image in packed.images]
-        self.vlm.hidden_states(packed.batch, own_features, attention.RowCapture(descriptions, take))
+        of_sequences = [features[image] for image in packed.images]
+        self.vlm.hidden_states(packed.batch, of_sequences, attention.RowCapture(descriptions, take))
         pairs = [(image.sample.id, obj.id) for image in images for obj in image.objects]
         self.accumulator.close([image for image, _ in pairs], [obj for _, obj in pairs])
 

@@ -42,9 +42,9 @@ def curve(
             pair = draw(np.random.default_rng([seed, n]), images, n, DRAWS)
             first, second = (_layer_scores(weights, sums, counts) for weights in pair)
             for k in (k for k in TOPS if k <= layers):
-                shared = overlaps(first, second, k)
-                low, high = np.quantile(shared, [0.025, 0.975])
-                row = {"way": way, "k": k, "n": n, "overlap": shared.mean(), "low": low, "high": high}
+                common = overlaps(first, second, k)
+                low, high = np.quantile(common, [0.025, 0.975])
+                row = {"way": way, "k": k, "n": n, "overlap": common.mean(), "low": low, "high": high}
                 rows.append(row | {"expected": k * k / layers, "pairs": DRAWS})
     columns = ["way", "k", "n", "overlap", "low", "high", "expected", "pairs"]
     return pd.DataFrame(rows, columns=columns)
@@ -79,10 +79,10 @@ def overlaps(
     return (a[:, :, None] == b[:, None, :]).sum((1, 2))
 
 
-def enough(found: pd.DataFrame, k: int) -> int | None:
+def enough(curves: pd.DataFrame, k: int) -> int | None:
     """The smallest n from which on two disjoint sets of n images have, in the mean, ``ENOUGH`` of the top-K layers in
-    common; None where they have not even at the largest n."""
-    rows = found[(found["way"] == DISJOINT) & (found["k"] == k)].sort_values("n", ascending=False)
+    common; None where they have not even at the largest n. ``curves`` is what :func:`curve` gives."""
+    rows = curves[(curves["way"] == DISJOINT) & (curves["k"] == k)].sort_values("n", ascending=False)
     reached = np.logical_and.accumulate(rows["overlap"].to_numpy() >= ENOUGH * k)
     return int(rows["n"].to_numpy()[reached].min()) if reached.any() else None
 
@@ -177,9 +177,10 @@ def components(
     """
     images = len(counts)
     hi = sums.sum(0) / counts.sum()
-    # An image's part in the error of the ratio mean (metrics.clustered_means): their squares add up to its variance.
+    # An image's part in the error of the ratio mean (statistics.clustered_means): their squares add up to its variance.
     parts = (sums - counts[:, None, None] * hi) / counts.sum() * np.sqrt(images / (images - 1))
-    between, within = (own - noise.sum() for own, noise in zip(mean_squares(hi), mean_squares(parts), strict=True))
+    squares = zip(mean_squares(hi), mean_squares(parts), strict=True)
+    between, within = (whole - of_images.sum() for whole, of_images in squares)
     return float((between - within) / hi.shape[1]), float(within), float((parts**2).sum(0).mean())
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
-from headimpact.impact.head_impact import binarise, iou
+from headimpact.impact.layer_scores import binarise, iou
 from headimpact.statistics import clustered_means, paired_difference, spearman
 from headimpact.vlm.tokengrid import token_mask
 
@@ -116,18 +116,18 @@ def score(
         maps, of_heads = maps.take_along_dim(kept[None], -1), of_heads.take_along_dim(kept[None], -1)
         of_others = of_others.take_along_dim(kept[None, :, :, None], -1)
     bits = attended(variation.cut, maps, of_heads)
-    found = {
+    scores = {
         "iou": _against(bits, of_heads),
         "chance": _against(bits[..., None, :], of_others).nanmean(-1),
         "blob": _against(blob, masks),
         "ones": _against(torch.ones_like(blob), masks),
     }
-    return Scores(**{name: values.float().numpy() for name, values in found.items()})
+    return Scores(**{name: values.float().numpy() for name, values in scores.items()})
 
 
 def token_masks(covered: Float[Tensor, "*objects tokens"], coverage: float) -> Bool[Tensor, "*objects tokens"]:
     """:func:`tokengrid.token_mask` of every object."""
-    masks = [token_mask(one, coverage) for one in covered.flatten(0, -2)]
+    masks = [token_mask(of_object, coverage) for of_object in covered.flatten(0, -2)]
     return torch.stack(masks).reshape(covered.shape)
 
 
@@ -173,8 +173,8 @@ def ellipse(width: int, height: int) -> Bool[np.ndarray, "height width"]:
     return (across[None] ** 2 + down[:, None] ** 2) < 0.25**2
 
 
-def table(found: Mapping[str, Scores], image_ids: Int[np.ndarray, " objects"]) -> pd.DataFrame:
-    """One row a variation, in the order of ``found``, whose first is the definition.
+def table(scores: Mapping[str, Scores], image_ids: Int[np.ndarray, " objects"]) -> pd.DataFrame:
+    """One row a variation, in the order of ``scores``, whose first is the definition.
 
     Columns: variation; spearman_heads, spearman_layers (rank correlation with the definition's head and layer scores);
     overlap (how many of its top layers are those of the definition), top (these layers, best first); best_layer,
@@ -185,20 +185,23 @@ def table(found: Mapping[str, Scores], image_ids: Int[np.ndarray, " objects"]) -
     All intervals are clustered by image. Those of the differences hold for all variations together, and those behind
     the above_ columns for all heads of a variation together (Bonferroni, 95 %).
     """
-    definition = next(iter(found.values()))
+    definition = next(iter(scores.values()))
     return pd.DataFrame(
-        {"variation": name} | _row(scores, definition, image_ids, len(found) - 1) for name, scores in found.items()
+        {"variation": name} | _row(of_variation, definition, image_ids, len(scores) - 1)
+        for name, of_variation in scores.items()
     )
 
 
-def heads_table(found: Mapping[str, Scores]) -> pd.DataFrame:
+def heads_table(scores: Mapping[str, Scores]) -> pd.DataFrame:
     """One row a variation and head: variation, layer, head, hi, chance."""
     frames = []
-    for name, scores in found.items():
-        layers, heads = scores.hi.shape
+    for name, of_variation in scores.items():
+        layers, heads = of_variation.hi.shape
         layer, head = np.repeat(np.arange(layers), heads), np.tile(np.arange(heads), layers)
         columns = {"variation": name, "layer": layer, "head": head}
-        frames.append(pd.DataFrame(columns | {"hi": scores.hi.ravel(), "chance": _mean(scores.chance).ravel()}))
+        frames.append(
+            pd.DataFrame(columns | {"hi": of_variation.hi.ravel(), "chance": _mean(of_variation.chance).ravel()})
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -242,14 +245,14 @@ def _difference(
     scores: Scores, definition: Scores, image_ids: Int[np.ndarray, " objects"], comparisons: int
 ) -> dict[str, float]:
     """Of the mean over heads, on what both could score."""
-    difference = (scores.iou.astype(np.float64) - definition.iou).reshape(len(image_ids), -1)
-    scored = ~np.isnan(difference).all(1)
-    means = np.nanmean(difference[scored], axis=1)
+    differences = (scores.iou.astype(np.float64) - definition.iou).reshape(len(image_ids), -1)
+    scored = ~np.isnan(differences).all(1)
+    means = np.nanmean(differences[scored], axis=1)
     if scores is definition or len(np.unique(image_ids[scored])) < 2:
         return dict.fromkeys(("difference", "low", "high"), float("nan"))
     confidence = 1 - (1 - CONFIDENCE) / comparisons
-    found = paired_difference(means, np.zeros_like(means), image_ids[scored], confidence)
-    return {"difference": found.value, "low": found.low, "high": found.high}
+    difference = paired_difference(means, np.zeros_like(means), image_ids[scored], confidence)
+    return {"difference": difference.value, "low": difference.low, "high": difference.high}
 
 
 def count_above(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
-from headimpact.impact.head_impact import binarise
+from headimpact.impact.layer_scores import binarise
 from headimpact.vlm.tokengrid import TokenGrid, planes
 
 PICKED_HEADS = 10

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from pyarrow import ArrowException
 
-from headimpact.adapters.cell import Adapted
+from headimpact.adapters.cell import Placement
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import compared_columns, gain_first
 from headimpact.files import atomic_file
@@ -50,7 +50,7 @@ class Contestant:
 class Run:
     """One training and its evaluation; of the original its evaluation alone."""
 
-    adapted: Adapted
+    adapted: Placement
     seed: int
 
     @property
@@ -60,7 +60,7 @@ class Run:
         return Key(",".join(map(str, layers)), ",".join(str(ranks[layer]) for layer in ranks and layers), self.seed)
 
 
-ORIGINAL = Run(Adapted(()), 0)
+ORIGINAL = Run(Placement(()), 0)
 _KEY = list(Key._fields)
 # Of a file of runs, beside those that the metrics need.
 _COLUMNS = ["context", *_KEY, "trainable", "image_id", "object_id"]

@@ -1,5 +1,10 @@
-"""What a vision-language model is: ``base`` says what the project needs of one, ``families`` holds one file a family.
+"""What is a vision-language model, whatever its family?
 
-``loading`` makes one from a folder or a hub name. ``attention`` reads attention rows while the decoder runs,
-``packing`` puts all conversations about an image into one sequence, ``tokengrid`` says where visual tokens lie.
+Open ``base`` first: what a family has to say of itself, and all that follows from it. ``families`` holds one file a
+family, and says how to add one. ``loading`` makes a model from a folder, a hub name or a model in memory, with its
+small files (``settings``) held to each other.
+
+``conversations`` writes a conversation about an image and finds the answer's tokens; ``prompts`` are those that
+families share; ``packing`` puts all conversations about an image into one sequence; ``attention`` reads attention rows
+while the decoder runs; ``tokengrid`` says which visual tokens see an object.
 """

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,27 +13,9 @@ from torch import Tensor, nn
 
 from headimpact.errors import InputError
 from headimpact.vlm import attention, tokengrid
+from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, ImageText
 from headimpact.vlm.packing import Batch, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
-
-OPTION_LABELS = ("A", "B", "C", "D")
-# A character of the private use area: it stands where an answer will be, and no other text has it.
-_ANSWER_MARK = "\ue000"
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A user turn about one image and the assistant's answer, as text.
-
-    Attributes:
-        user: what the user says beside the image.
-        answer: what the assistant says.
-        target: the characters of interest within ``answer`` (the phrase, or the option label): start, stop.
-    """
-
-    user: str
-    answer: str
-    target: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,39 +31,6 @@ class EncodedImage:
     grid: TokenGrid
 
 
-@dataclass(frozen=True)
-class _Tokenized:
-    """A text as tokens; ``begin`` and ``end`` count characters of the text before its image was expanded (right
-    of the image, where all answers are)."""
-
-    ids: Int[Tensor, "tokens"]
-    visual: Int[Tensor, "visual"]
-    begin: Int[Tensor, "tokens"]
-    end: Int[Tensor, "tokens"]
-
-    def covering(self, first: int, last: int) -> Int[Tensor, "covering"]:
-        """Indices of the tokens that cover any of the characters ``first`` to ``last`` (exclusive), and of those
-        between them: a tokenizer may give a token of white space no characters."""
-        found = ((self.end > first) & (self.begin < last) & (self.end > self.begin)).nonzero()[:, 0]
-        return torch.arange(int(found[0]), int(found[-1]) + 1) if len(found) else found
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A conversation as text; its answer, without white space around it, is ``text[start:stop]``, and the
-    ``trimmed`` first characters of the answer are not in there."""
-
-    text: str
-    start: int
-    stop: int
-    trimmed: int
-
-    def target(self, first: int, last: int) -> tuple[int, int]:
-        """The characters ``first`` to ``last`` of the answer, as characters of the text."""
-        shift = self.start - self.trimmed
-        return max(first + shift, self.start), min(last + shift, self.stop)
-
-
 class Vlm(ABC):
     """A loaded checkpoint of one family. Family facts are the abstract members; the rest is common.
 
@@ -93,6 +41,7 @@ class Vlm(ABC):
         source: folder or hub name it was loaded from.
         revision: the commit it resolved to; None for a folder.
         digest: SHA-256 of its weights; empty where there are none.
+        chat: how it writes conversations.
     """
 
     model_class: ClassVar[type]
@@ -116,10 +65,12 @@ class Vlm(ABC):
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.template = template or self.own_template
         self.source = source
         self.revision = revision
         self.digest = digest
+        self.chat = ChatFormat(
+            tokenizer, template or self.own_template, self.image_placeholder, self.image_token, source
+        )
         model.eval()
 
     # ---- family facts
@@ -218,16 +169,15 @@ class Vlm(ABC):
         """The language model without its output projection."""
         return self.model.get_submodule(self.decoder_path)
 
-    @cached_property
+    @property
+    def template(self) -> str:
+        """The chat template."""
+        return self.chat.template
+
+    @property
     def image_token_id(self) -> int:
         """Token id of one visual token's place."""
-        return self.tokenizer.convert_tokens_to_ids(self.image_token)
-
-    @cached_property
-    def _special_ids(self) -> Int[Tensor, "special"]:
-        """Ids of the tokens that are no text: marks of turns, ends, images."""
-        added = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
-        return torch.tensor(sorted({*added, *self.tokenizer.all_special_ids}), dtype=torch.long)
+        return self.chat.image_token_id
 
     def coverages(self, masks: Sequence[Bool[np.ndarray, "height width"]]) -> Float[Tensor, "objects tokens"]:
         """Covered share of what each visual token sees, in [0, 1], for pixel masks of objects of one image; the
@@ -245,66 +195,16 @@ class Vlm(ABC):
         Raises:
             InputError: the chat template cannot take a conversation about an image.
         """
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": user}]}
-        ]
-        if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=answer is None
-            )
-        except Exception as error:  # a template is foreign code, and can raise anything
-            raise InputError(
-                f"{self.source}: the chat template takes no conversation about an image: {error}"
-            ) from None
-
-    def _render_answer(self, user: str, answer: str) -> _Rendered:
-        """The conversation as text, and where its answer is: found by a mark in the answer's place, because the
-        answer's own text may occur before it and behind it, and a template may trim it."""
-        text = self.render(user, answer)
-        before, _, after = self.render(user, _ANSWER_MARK).partition(_ANSWER_MARK)
-        said = text[len(before) : len(text) - len(after)]
-        if text != before + said + after or said.strip() != answer.strip():
-            raise InputError(f"{self.source}: the chat template does not repeat the answer {answer!r} once, as it is.")
-        start = len(before) + len(said) - len(said.lstrip())
-        return _Rendered(text, start, start + len(said.strip()), len(answer) - len(answer.lstrip()))
-
-    def _tokenize(self, text: str, grid: TokenGrid) -> _Tokenized:
-        before, placeholder, after = text.partition(self.image_placeholder)
-        if not placeholder:
-            raise InputError(f"{self.source}: the chat template places no image ({self.image_placeholder}).")
-        head = before + self.expand_image(grid)
-        encoding = self.tokenizer(
-            head + after, add_special_tokens=False, return_offsets_mapping=True, return_tensors="np"
-        )
-        ids = torch.from_numpy(encoding["input_ids"][0])
-        begin, end = torch.from_numpy(encoding["offset_mapping"][0]).unbind(1)
-        visual = (ids == self.image_token_id).nonzero()[:, 0]
-        if len(visual) != grid.tokens:
-            raise InputError(f"The text must not contain {self.image_token}: it stands for a part of the image.")
-        shift = len(head) - len(before) - len(placeholder)
-        return _Tokenized(ids, visual, begin - shift, end - shift)
+        return self.chat.render(user, answer)
 
     def tokenize(self, conversation: Conversation, grid: TokenGrid) -> Tokens:
-        """Tokenise a whole conversation; find answer and target by character offsets, whatever the tokenizer
-        merges. A token belongs to the target when it covers any of its characters. The answer ends with the
-        first special token behind it; what a template writes after that is no part of it.
+        """A whole conversation as tokens, with its answer and target (:meth:`ChatFormat.tokenize`).
 
         Raises:
             InputError: the template does not place the image or the answer, or the text contains an image token.
         """
-        rendered = self._render_answer(conversation.user, conversation.answer)
-        found = self._tokenize(rendered.text, grid)
-        closing = (torch.isin(found.ids, self._special_ids) & (found.begin >= rendered.stop)).nonzero()[:, 0]
-        stop = int(found.end[closing[0]]) if len(closing) else rendered.stop
-        return Tokens(
-            ids=found.ids,
-            positions=self.position_ids(found.ids, grid),
-            visual=found.visual,
-            answer=found.covering(rendered.start, stop),
-            target=found.covering(*rendered.target(*conversation.target)),
-        )
+        tokens = self.chat.tokenize(conversation, self._image_text(grid))
+        return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, tokens.answer, tokens.target)
 
     def prompt(self, user: str, grid: TokenGrid) -> Tokens:
         """Tokenise a user turn, ready to be continued by the assistant; answer and target are empty.
@@ -312,9 +212,12 @@ class Vlm(ABC):
         Raises:
             InputError: the template does not place the image, or the text contains an image token.
         """
-        found = self._tokenize(self.render(user, None), grid)
+        tokens = self.chat.tokenize_text(self.render(user, None), self._image_text(grid))
         none = torch.empty(0, dtype=torch.long)
-        return Tokens(found.ids, self.position_ids(found.ids, grid), found.visual, none, none)
+        return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, none, none)
+
+    def _image_text(self, grid: TokenGrid) -> ImageText:
+        return ImageText(self.expand_image(grid), grid.tokens)
 
     def question_tokens(
         self, options: Sequence[str], label: int, grid: TokenGrid

@@ -68,7 +68,7 @@ def load(source: str, revision: str | None = None, device: str = "auto", dtype: 
 def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     transformers_logging.disable_progress_bar()
     try:
-        model, found = vlm.model_class.from_pretrained(
+        model, report = vlm.model_class.from_pretrained(
             folder,
             config=vlm.model.config,
             dtype=dtype,
@@ -79,7 +79,7 @@ def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module
         )
     except SafetensorError as error:
         raise InputError(f"{vlm.source}: its weights are damaged ({error}). Fetch them again.") from None
-    wrong = sorted(name for name, *_ in found["mismatched_keys"]) or sorted(found["missing_keys"])
+    wrong = sorted(name for name, *_ in report["mismatched_keys"]) or sorted(report["missing_keys"])
     if wrong:
         raise InputError(
             f"{vlm.source}: its weights do not fit its config: {len(wrong)} tensors are missing or of another shape, "

@@ -175,11 +175,11 @@ def pack_images(conversations: Sequence[Sequence[Tokens]], bidirectional: bool) 
     sequences: list[Packed] = []
     images: list[int] = []
     places: list[dict[int, tuple[int, Tensor]]] = []
-    for image, about in enumerate(conversations):
+    for image, of_image in enumerate(conversations):
         places.append({})
-        for packed in pack_image(about, bidirectional):
+        for packed in pack_image(of_image, bidirectional):
             places[-1] |= {m: (len(sequences), where) for m, where in zip(packed.members, packed.where, strict=True)}
             sequences.append(packed)
             images.append(image)
-    ordered = tuple(tuple(found[i] for i in range(len(found))) for found in places)
+    ordered = tuple(tuple(by_index[i] for i in range(len(by_index))) for by_index in places)
     return PackedImages(collate(sequences), tuple(images), conversations, ordered)

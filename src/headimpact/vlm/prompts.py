@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from headimpact.vlm.base import OPTION_LABELS, Conversation, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import OPTION_LABELS, Conversation
 
 _CAPTION_START = "This is a photo of "
 

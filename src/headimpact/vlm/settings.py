@@ -149,11 +149,11 @@ def check(vlm: Vlm) -> None:
     Raises:
         InputError: image tokens or image geometry differ, or the chat template does not place image and answer.
     """
-    expected, found = vlm.model.config.image_token_id, vlm.tokenizer.get_vocab().get(vlm.image_token)
-    if found != expected:
+    in_config, in_tokenizer = vlm.model.config.image_token_id, vlm.tokenizer.get_vocab().get(vlm.image_token)
+    if in_tokenizer != in_config:
         raise InputError(
-            f"{vlm.source}: {vlm.image_token} is token {found} of its tokenizer, and {expected} in its config. The "
-            f"tokenizer belongs to another checkpoint."
+            f"{vlm.source}: {vlm.image_token} is token {in_tokenizer} of its tokenizer, and {in_config} in its config. "
+            f"The tokenizer belongs to another checkpoint."
         )
     vlm.check_geometry()
     try:

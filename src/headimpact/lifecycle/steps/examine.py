@@ -9,7 +9,8 @@ from headimpact.engine.phrases import batches
 from headimpact.files import atomic_folder, write_json
 from headimpact.impact import stability, variations
 from headimpact.impact.examination import Examination, examine
-from headimpact.impact.head_impact import Impact, kruskal_wallis
+from headimpact.impact.head_impact import Impact
+from headimpact.impact.kruskal_wallis import kruskal_wallis
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track

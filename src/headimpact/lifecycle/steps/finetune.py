@@ -55,7 +55,7 @@ def _train(config: Config, job: Job, vlm: Vlm, selected: dict[str, Any]) -> dict
     """Train and write; gives the adapter's header."""
     selection = Selection.from_dict(selected)
     settings = lora.LoraSettings(**config.lora.model_dump())
-    chosen = cell.adapted(selection.layers, selection.heads, read_setup(job.setup).budget, settings.rank)
+    chosen = cell.placement(selection.layers, selection.heads, read_setup(job.setup).budget, settings.rank)
     header = {
         "base": job.model,
         "source": vlm.source,
@@ -70,15 +70,15 @@ def _train(config: Config, job: Job, vlm: Vlm, selected: dict[str, Any]) -> dict
         "code_version": __version__,
     }
     train = TrainSettings(**config.train.model_dump())
-    fingerprint = cell.made_from(vlm, chosen, settings, train, header)
-    parts = cell.Parts(read_part("train"), read_part("val"))
+    fingerprint = cell.training_fingerprint(vlm, chosen, settings, train, header)
+    data = cell.TrainingData(read_part("train"), read_part("val"))
     state = layout.training_state(job.model, job.setup)
     peft_model, rows = cell.train_adapter(
         vlm,
         chosen,
         settings,
         train,
-        parts,
+        data,
         state,
         fingerprint,
         lambda items, total, what: track(items, total, f"{what} {job.model} {job.setup}"),

@@ -116,7 +116,7 @@ def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int
     settings = lora.LoraSettings(**config.lora.model_dump())
     setup = parse_setup(text, model.layers)
     layers = cost.setup_layers(setup, model.layers)
-    chosen = cell.adapted(layers, (), setup.budget, settings.rank)
+    chosen = cell.placement(layers, (), setup.budget, settings.rank)
     counts = cost.count_parameters(model, chosen.layers, settings, chosen.ranks)
     lowest = min(chosen.layers, default=None)
     found = cost.estimate(model, load, lowest, counts.trainable, machine.dtype)

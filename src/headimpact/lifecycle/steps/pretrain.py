@@ -30,10 +30,10 @@ def run(config: Config, job: Job) -> Summary:
         checkpoint = layout.pretraining_state(job.model)
         training = pretraining.Pretraining(vlm, recipe, checkpoint)
         steps = recipe.language_steps + recipe.vision_steps + recipe.joint_steps
-        losses = (record for record in training.run() if record.metric == "loss")
+        losses = (measured for measured in training.run() if measured.metric == "loss")
         for _ in track(losses, steps, f"pretraining {job.model}"):
             pass
-        curve = pd.DataFrame([asdict(record) for record in training.history])
+        curve = pd.DataFrame([asdict(measured) for measured in training.history])
         folder = layout.base(job.model)
         with atomic_folder(folder) as aside:
             bases.save(vlm, aside)

@@ -127,7 +127,7 @@ def _enter(config: Config, model: str) -> Contest:
     runs = {}
     for entry in entered:
         layers, budget = selections[entry.setup].layers, read_setup(entry.setup).budget
-        chosen = cell.adapted(layers, (), budget, config.lora.rank)
+        chosen = cell.placement(layers, (), budget, config.lora.rank)
         runs[entry] = Run(chosen, entry.seed)
     identity, device = read_json(layout.identity(model)), choose_device(config.compute.device)
     workers = settings.workers if device.type == "cpu" else 1
@@ -188,11 +188,11 @@ def _make(task: Task) -> tuple[int, pd.DataFrame]:
 def _adapt(task: Task, base: Vlm) -> int:
     settings = lora.LoraSettings(**task.config.lora.model_dump())
     train = _train_settings(task.config, task.run.seed)
-    fingerprint = cell.made_from(base, task.run.adapted, settings, train, {"context": task.context})
-    parts = cell.Parts(read_part("train"), read_part("val"))
+    fingerprint = cell.training_fingerprint(base, task.run.adapted, settings, train, {"context": task.context})
+    data = cell.TrainingData(read_part("train"), read_part("val"))
     try:
         peft_model, _ = cell.train_adapter(
-            base, task.run.adapted, settings, train, parts, _state(task), fingerprint, unwatched
+            base, task.run.adapted, settings, train, data, _state(task), fingerprint, unwatched
         )
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None

@@ -1,8 +1,12 @@
-"""One file a family, one line in ``FAMILIES``.
+"""Which family is a checkpoint of? One file a family, one line in ``FAMILIES``.
 
-To add a family: write its class (the abstract members of :class:`headimpact.vlm.base.Vlm`) in a file of its own here,
-and its line below. Nothing is imported before a base of that family is loaded, and no result of another family becomes
-stale.
+To add a family:
+
+1. write its class, the abstract members of :class:`headimpact.vlm.base.Vlm`, in a file of its own here;
+2. write its line in ``FAMILIES`` below;
+3. give a tiny model of it and its facts in ``tests/family_facts.py``; the contract tests then run on it.
+
+A family is imported when a base of it is loaded, and not before; no result of another family becomes stale.
 """
 
 import importlib

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PaliGemmaForConditionalGeneration, SiglipImageProcessorPil
 
 from headimpact.errors import InputError
-from headimpact.vlm.base import OPTION_LABELS, Conversation, EncodedImage, Vlm
+from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.conversations import OPTION_LABELS, Conversation
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 

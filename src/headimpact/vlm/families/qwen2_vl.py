@@ -60,9 +60,9 @@ class Qwen2Vl(PhotoPromptVlm):
             "temporal_patch_size": vision.temporal_patch_size,
         }
         for name, expected in pairs.items():
-            if (found := getattr(processor, name)) != expected:
+            if (value := getattr(processor, name)) != expected:
                 raise InputError(
-                    f"{self.source}: {name} is {found} in its image processor's settings and {expected} in its "
+                    f"{self.source}: {name} is {value} in its image processor's settings and {expected} in its "
                     f"model. The settings belong to another checkpoint."
                 )
         smallest, largest = processor.size.shortest_edge, processor.size.longest_edge

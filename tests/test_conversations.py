@@ -4,26 +4,15 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from PIL import Image
-from real_size import QWEN2_VL_TEMPLATE, SMOLVLM_TEMPLATE, TEMPLATES
+from family_facts import FACTS, QWEN2_VL_TEMPLATE, SMOLVLM_TEMPLATE, tiny
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from headimpact.errors import InputError
-from headimpact.tiny import bases
-from headimpact.vlm.base import Conversation, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.conversations import Conversation
 from headimpact.vlm.packing import Tokens
 
-NAMES = {"paligemma": "tiny-paligemma2", "qwen2_vl": "tiny-qwen2-vl", "idefics3": "tiny-smolvlm"}
-BYTE_LEVEL = ("tiny-qwen2-vl", "tiny-smolvlm")
-SECTION_8 = {
-    "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-    "<image><|vision_end|>What is this photo?<|im_end|>\n<|im_start|>assistant\n"
-    "This is a photo of {phrase}.<|im_end|>\n",
-    "idefics3": "<|im_start|>User:<image>What is this photo?<end_of_utterance>\n"
-    "Assistant: This is a photo of {phrase}.<end_of_utterance>\n",
-    "paligemma": "<image><bos>describe en\n{phrase}<eos>",
-}
 PHRASES = [
     "dog",
     "red dog",
@@ -117,16 +106,15 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "sentencepiece": _sentencepiece,
 }
 tokenizer_of = cache(lambda name: TOKENIZERS[name]())
-base_of = cache(lambda family: bases.build(NAMES[family], 0))
 
 
 def vlm_with(family: str, tokenizer: str, template: str | None) -> Vlm:
-    base = base_of(family)
+    base = tiny(family)
     return type(base)(base.model, tokenizer_of(tokenizer), base.image_processor, template, family, None, "")
 
 
 def grid(vlm: Vlm):
-    return vlm.encode_image(Image.new("RGB", (128, 96))).grid
+    return vlm.grid(128, 96)
 
 
 def spans(vlm: Vlm, tokens: Tokens) -> dict[int, tuple[int, int]]:
@@ -156,25 +144,12 @@ def check(vlm: Vlm, conversation: Conversation, text: str, answer: tuple[int, in
 
 
 def expected_text(vlm: Vlm, family: str, phrase: str) -> tuple[str, tuple[int, int], tuple[int, int]]:
-    """Section 8's text with the image expanded; where the answer (with its end) and the phrase are."""
-    before, after = SECTION_8[family].split("{phrase}")
+    """The text of the design with the image expanded; where the answer (with its end) and the phrase are."""
+    before, after = FACTS[family].caption.split("{phrase}")
     before = before.replace("<image>", vlm.expand_image(grid(vlm)))
     start = len(before) - len("" if family == "paligemma" else "This is a photo of ")
     phrase_at = (len(before), len(before) + len(phrase))
     return before + phrase + after, (start, phrase_at[1] + len(after.rstrip())), phrase_at
-
-
-@pytest.mark.parametrize("family", NAMES)
-def test_the_real_templates_give_the_texts_of_the_design(family):
-    base = base_of(family)
-    vlm = type(base)(base.model, base.tokenizer, base.image_processor, TEMPLATES[family], family, None, "")
-    conversation = vlm.caption("red circle")
-    text = vlm.render(conversation.user, conversation.answer)
-    assert text.replace(vlm.image_placeholder, "<image>") == SECTION_8[family].format(phrase="red circle")
-    assert text.startswith(vlm.render(conversation.user, None))
-    own = type(base)(base.model, base.tokenizer, base.image_processor, None, family, None, "")
-    for user, answer in (("Hello?", "A."), ("Hello?", None), ("two\nlines", "B.")):
-        assert own.render(user, answer) == vlm.render(user, answer)
 
 
 CASES = [("qwen2_vl", name) for name in TOKENIZERS if name != "sentencepiece"]
@@ -188,7 +163,7 @@ CASES += [
 
 @pytest.mark.parametrize(("family", "tokenizer"), CASES)
 def test_description_tokens_are_those_that_cover_the_phrase(family, tokenizer):
-    vlm = vlm_with(family, tokenizer, TEMPLATES[family])
+    vlm = vlm_with(family, tokenizer, FACTS[family].template)
     for phrase in PHRASES:
         if tokenizer == "bytes-nfc" and phrase.startswith("cafe\u0301"):
             continue  # decodes to other characters: the next test
@@ -209,7 +184,7 @@ def test_a_normaliser_that_composes_characters_moves_no_token():
 
 def test_the_tokenizers_do_merge_across_the_phrases_ends():
     for family, name, phrase in (("qwen2_vl", "bytes", "dog"), ("paligemma", "sentencepiece", "dog")):
-        vlm = vlm_with(family, name, TEMPLATES[family])
+        vlm = vlm_with(family, name, FACTS[family].template)
         tokens = vlm.tokenize(vlm.caption(phrase), grid(vlm))
         glued = vlm.tokenizer.decode(tokens.ids[tokens.target].tolist())
         assert glued != phrase
@@ -224,14 +199,14 @@ def test_the_tokenizers_do_merge_across_the_phrases_ends():
     ("family", "tokenizer"), [("qwen2_vl", "bytes"), ("idefics3", "bytes-words"), ("paligemma", "sentencepiece")]
 )
 def test_white_space_around_a_phrase_is_no_part_of_the_description(family, tokenizer):
-    vlm = vlm_with(family, tokenizer, TEMPLATES[family])
+    vlm = vlm_with(family, tokenizer, FACTS[family].template)
     for phrase in (" red dog", "red dog ", "\tred dog\n"):
         assert vlm.caption(phrase) == vlm.caption("red dog")
 
 
 @pytest.mark.parametrize(("family", "tokenizer"), CASES)
 def test_a_phrase_that_was_said_before_counts_where_it_is_answered(family, tokenizer):
-    vlm = vlm_with(family, tokenizer, TEMPLATES[family])
+    vlm = vlm_with(family, tokenizer, FACTS[family].template)
     conversation = Conversation("Is it dog. or a photo of dog.?", "dog. It is dog, not dog.", (12, 15))
     text = vlm.render(conversation.user, conversation.answer)
     expanded = text.replace(vlm.image_placeholder, vlm.expand_image(grid(vlm)))
@@ -269,17 +244,6 @@ def test_an_answer_that_a_template_trims_is_found(trim):
     assert vlm.tokenizer.decode(tokens.ids[tokens.answer][-1:]) == "<|im_end|>"
     wide = vlm.tokenize(Conversation("What?", "  red dog \n", (0, 11)), grid(vlm))
     assert vlm.tokenizer.decode(wide.ids[wide.target].tolist()).strip() == "red dog"
-
-
-@pytest.mark.parametrize("name", NAMES.values())
-def test_without_an_end_token_the_answer_ends_with_its_text(name):
-    base = bases.build(name, 0)
-    part = f"{{{{ '{base.image_placeholder}' if p['type'] == 'image' else p['text'] }}}} "
-    template = "{% for m in messages %}{% for p in m['content'] %}" + part + "{% endfor %}{% endfor %}"
-    vlm = type(base)(base.model, base.tokenizer, base.image_processor, template, name, None, "")
-    tokens = vlm.tokenize(Conversation("What is this", "red circle", (4, 10)), grid(vlm))
-    assert vlm.tokenizer.decode(tokens.ids[tokens.answer].tolist()).strip() == "red circle"
-    assert vlm.tokenizer.decode(tokens.ids[tokens.target].tolist()).strip() == "circle"
 
 
 @pytest.mark.parametrize(

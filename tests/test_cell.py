@@ -4,15 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from family_facts import fresh, tiny
 
 from headimpact.adapters import cell, lora
-from headimpact.adapters.cell import Adapted, Parts
+from headimpact.adapters.cell import Placement, TrainingData
 from headimpact.adapters.training import TrainSettings
 from headimpact.data import coco
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.watch import unwatched
 from headimpact.evaluation.objects import evaluate
-from headimpact.tiny import bases
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
 TRAIN = TrainSettings(
@@ -38,20 +38,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_a_selection_adapts():
-    assert cell.adapted([1, 3], [], 0, 8) == Adapted((1, 3))
-    assert cell.adapted([1, 3], [(1, 0), (3, 2)], 0, 8) == Adapted((1, 3), ((1, 0), (3, 2)))
-    assert cell.adapted(range(3), [], 1, 5) == Adapted((0, 1, 2), (), {0: 1, 1: 2, 2: 2})
-    assert cell.adapted(range(4), [], 1, 2) == Adapted((1, 3), (), {1: 1, 3: 1})
+    assert cell.placement([1, 3], [], 0, 8) == Placement((1, 3))
+    assert cell.placement([1, 3], [(1, 0), (3, 2)], 0, 8) == Placement((1, 3), ((1, 0), (3, 2)))
+    assert cell.placement(range(3), [], 1, 5) == Placement((0, 1, 2), (), {0: 1, 1: 2, 2: 2})
+    assert cell.placement(range(4), [], 1, 2) == Placement((1, 3), (), {1: 1, 3: 1})
 
 
 @pytest.mark.parametrize(
     "chosen",
-    [Adapted((1, 3)), Adapted((1,), ((1, 0),)), Adapted((0, 5), (), {0: 1, 5: 3})],
+    [Placement((1, 3)), Placement((1,), ((1, 0),)), Placement((0, 2), (), {0: 1, 2: 3})],
     ids=["layers", "heads", "ranks"],
 )
-def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Adapted, folder: Path, tmp_path: Path):
-    vlm = bases.build("tiny-smolvlm", 3)
-    parts = Parts(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
+def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Placement, folder: Path, tmp_path: Path):
+    vlm = fresh("idefics3")
+    data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
     before = evaluate(vlm, test, 0, 2, unwatched)
     steps = []
@@ -60,35 +60,35 @@ def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Adapted, fo
         steps.append((total, what))
         return items
 
-    peft_model, history = cell.train_adapter(vlm, chosen, LORA, TRAIN, parts, tmp_path / "state", "same", watch)
+    peft_model, history = cell.train_adapter(vlm, chosen, LORA, TRAIN, data, tmp_path / "state", "same", watch)
     assert lora.adapted_modules(peft_model) == sorted(vlm.projections(chosen.layers, LORA.targets))
     assert steps == [(1, "training")]
-    assert {record.metric for record in history} == {"train/loss", "train/lr", "val/perplexity"}
+    assert {measured.metric for measured in history} == {"train/loss", "train/lr", "val/perplexity"}
     after = evaluate(vlm, test, 0, 2, unwatched)
     assert after["object_id"].tolist() == before["object_id"].tolist()
     assert (after["nll"] != before["nll"]).any()
 
 
 def test_an_adapter_that_learned_nothing_is_refused(folder: Path, tmp_path: Path):
-    vlm = bases.build("tiny-smolvlm", 3)
-    parts = Parts(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
+    vlm = fresh("idefics3")
+    data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     settings = dataclasses.replace(TRAIN, lr=1e-30)
     with pytest.raises(lora.DeadAdapterError, match="does not change the logits"):
-        cell.train_adapter(vlm, Adapted((1,)), LORA, settings, parts, tmp_path / "state", "same", unwatched)
+        cell.train_adapter(vlm, Placement((1,)), LORA, settings, data, tmp_path / "state", "same", unwatched)
 
 
 def test_a_cell_is_known_by_all_that_decides_it():
-    vlm = bases.build("tiny-smolvlm", 3)
-    known = (Adapted((1, 3)), LORA, TRAIN, {"base": "a"})
+    vlm = tiny("idefics3")
+    known = (Placement((1, 3)), LORA, TRAIN, {"base": "a"})
     others = [
-        (Adapted((1, 4)), LORA, TRAIN, {"base": "a"}),
-        (Adapted((1, 3), ((1, 0), (3, 0))), LORA, TRAIN, {"base": "a"}),
-        (Adapted((1, 3), (), {1: 1, 3: 2}), LORA, TRAIN, {"base": "a"}),
-        (Adapted((1, 3)), dataclasses.replace(LORA, rank=3), TRAIN, {"base": "a"}),
-        (Adapted((1, 3)), LORA, dataclasses.replace(TRAIN, seed=1), {"base": "a"}),
-        (Adapted((1, 3)), LORA, TRAIN, {"base": "b"}),
+        (Placement((1, 4)), LORA, TRAIN, {"base": "a"}),
+        (Placement((1, 3), ((1, 0), (3, 0))), LORA, TRAIN, {"base": "a"}),
+        (Placement((1, 3), (), {1: 1, 3: 2}), LORA, TRAIN, {"base": "a"}),
+        (Placement((1, 3)), dataclasses.replace(LORA, rank=3), TRAIN, {"base": "a"}),
+        (Placement((1, 3)), LORA, dataclasses.replace(TRAIN, seed=1), {"base": "a"}),
+        (Placement((1, 3)), LORA, TRAIN, {"base": "b"}),
     ]
-    found = {cell.made_from(vlm, *one) for one in (known, *others)}
-    assert len(found) == 1 + len(others)
+    fingerprints = {cell.training_fingerprint(vlm, *values) for values in (known, *others)}
+    assert len(fingerprints) == 1 + len(others)
     seldom = dataclasses.replace(TRAIN, checkpoint_steps=50)
-    assert cell.made_from(vlm, known[0], LORA, seldom, known[3]) == cell.made_from(vlm, *known)
+    assert cell.training_fingerprint(vlm, known[0], LORA, seldom, known[3]) == cell.training_fingerprint(vlm, *known)

@@ -1,0 +1,381 @@
+"""What every family of the table has to be: geometry, text, engine, adapters, generation, each against the obvious way.
+
+Runs on a tiny model with random weights, and on the real checkpoint's settings without weights (``family_facts.py``).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import family_facts
+import numpy as np
+import obvious
+import pytest
+import torch
+from family_facts import families, fresh, real, tiny
+from PIL import Image
+
+from headimpact.adapters import lora
+from headimpact.data import coco
+from headimpact.data.samples import Sample
+from headimpact.data.scene_dataset import write_scenes
+from headimpact.engine import likelihood
+from headimpact.engine.phrases import caption_loss, phrase_nll
+from headimpact.vlm import attention, packing
+from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.conversations import Conversation
+from headimpact.vlm.families import FAMILIES
+from headimpact.vlm.packing import Tokens
+from headimpact.vlm.tokengrid import token_mask
+
+PHRASES = [
+    "solid red circle upper left",
+    "striped blue square lower right",
+    "red circle",
+    "dotted ring",
+    "red",
+]
+OPTIONS = ["red circle", "blue circle", "solid blue square", "dotted red star"]
+NOT_SQUARE = [(160, 96), (96, 160)]
+
+
+def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+# ---- the table
+
+ALONE = """
+import json, sys
+from headimpact.vlm import families
+heavy = [name for name in ("torch", "transformers") if name in sys.modules]
+loaded = {}
+for kind in families.FAMILIES:
+    for name in [name for name in sys.modules if name.startswith(families.__name__ + ".")]:
+        del sys.modules[name]
+    families.family_class(kind)
+    loaded[kind] = [name.split(".")[-1] for name in sys.modules if name.startswith(families.__name__ + ".")]
+print(json.dumps([heavy, loaded]))
+"""
+
+
+def test_a_family_is_loaded_alone_and_when_it_is_needed(project_root: Path):
+    """Otherwise an error in one of them would keep all the others from loading."""
+    environment = os.environ | {"PYTHONPATH": str(project_root / "src")}
+    run = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    heavy, loaded = json.loads(run.stdout)
+    assert heavy == []
+    assert loaded == {kind: [entry.split(":")[0]] for kind, entry in FAMILIES.items()}
+
+
+def test_a_family_without_facts_fails_with_a_sentence():
+    with pytest.raises(pytest.fail.Exception, match="The family sesame stands in FAMILIES: give its tiny model and"):
+        tiny("sesame")
+
+
+# ---- geometry
+
+
+@families()
+def test_the_real_checkpoints_visual_tokens(family: str):
+    vlm, facts = real(family), family_facts.facts(family)
+    vlm.check_geometry()
+    assert (vlm.layers, vlm.heads) == (facts.layers, facts.heads)
+    assert vlm.patches_per_token == facts.patches_per_token
+    assert vlm.grid(640, 480) == facts.grid_at_640x480
+    # A few shapes are enough at the real size, and odd ones show what is rounded how.
+    for size in {*facts.visual_tokens, (427, 640), (1000, 667), (33, 500)}:
+        encoded = vlm.encode_image(Image.new("RGB", size, (90, 120, 30)))
+        assert vlm.grid(*size) == encoded.grid
+        assert len(vlm.seen_pixels(encoded)) == encoded.grid.tokens
+        assert encoded.grid.tokens == facts.visual_tokens.get(size, encoded.grid.tokens)
+
+
+@families()
+def test_the_grid_of_a_size_is_that_of_an_image_of_this_size(family: str):
+    vlm = tiny(family)
+    vlm.check_geometry()
+    for width, height in np.random.default_rng(0).integers(20, 400, (60, 2)).tolist():
+        assert vlm.grid(width, height) == vlm.encode_image(Image.new("RGB", (width, height))).grid
+
+
+@families()
+def test_there_are_as_many_features_as_visual_tokens(family: str):
+    """The vision tower, the image processor and the text agree, for images together as for each alone."""
+    vlm = tiny(family)
+    # The last one is so long that a family which cuts images makes fewer crops of it.
+    images = [vlm.encode_image(noise(index, size)) for index, size in enumerate([*NOT_SQUARE, (128, 128), (240, 60)])]
+    with torch.inference_mode():
+        together = vlm.image_features(images)
+        alone = [vlm.image_features([image])[0] for image in images]
+    for image, features, expected in zip(images, together, alone, strict=True):
+        assert len(features) == image.grid.tokens == len(vlm.seen_pixels(image))
+        assert len(vlm.tokenize(vlm.caption("dog"), image.grid).visual) == image.grid.tokens
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+
+
+@families()
+def test_changing_the_pixels_under_a_token_changes_that_token_most(family: str):
+    """Cause and effect. The vision tower mixes patches, so its layers are cut to the identity."""
+    vlm = fresh(family)
+    for name, module in vlm.model.named_modules():
+        if "vis" in name and name.endswith(("proj", "fc2")) and isinstance(module, torch.nn.Linear):
+            torch.nn.init.zeros_(module.weight)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+    for size in [*NOT_SQUARE, (128, 128)]:
+        check_cause_and_effect(vlm, *size)
+
+
+def check_cause_and_effect(vlm: Vlm, width: int, height: int) -> None:
+    pixels = np.random.default_rng(0).integers(90, 130, (height, width, 3), dtype=np.uint8)
+    with torch.no_grad():
+        before = vlm.image_features([vlm.encode_image(Image.fromarray(pixels))])[0]
+        for left, top in [(8, 8), (width - 40, 16), (width // 2, height - 40)]:
+            changed = pixels.copy()
+            changed[top : top + 32, left : left + 32] = 255
+            mask = np.zeros((height, width), dtype=bool)
+            mask[top : top + 32, left : left + 32] = True
+            covered = vlm.coverages([mask])[0]
+            effect = (vlm.image_features([vlm.encode_image(Image.fromarray(changed))])[0] - before).norm(dim=1)
+            assert covered[effect.argmax()] > 0.5
+            # Nothing reaches a token that sees nothing of the change (a filter may ring by a pixel or two).
+            assert effect[covered == 0].max() < 0.2 * effect.max()
+            assert effect[covered > 0.9].min() > effect[covered == 0].max()
+
+
+@families()
+@pytest.mark.parametrize("size", NOT_SQUARE)
+def test_masks_land_on_the_right_tokens_of_images_that_are_not_square(family: str, size: tuple[int, int]):
+    """The lower left quarter."""
+    width, height = size
+    vlm = tiny(family)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[height // 2 :, : width // 2] = True
+    grid = vlm.encode_image(Image.new("RGB", size)).grid
+    blocks = token_mask(vlm.coverages([mask])[0], 0.5).reshape(grid.blocks, grid.rows, grid.cols)
+    whole = blocks[-1].float()
+    rows, cols = whole.nonzero().unbind(1)
+    assert rows.min() >= grid.rows // 2 - 1
+    assert cols.max() <= grid.cols // 2
+    assert 0.15 < whole.mean() < 0.4
+    if grid.blocks > 1:
+        assert (grid.crop_rows, grid.crop_cols) == (2, 2)
+        crops = blocks[:-1].reshape(2, 2, -1).float().mean(dim=2)
+        assert crops[1, 0] > 0.5
+        assert crops[0, 1] == 0
+
+
+# ---- text
+
+
+def with_template(vlm: Vlm, template: str | None) -> Vlm:
+    return type(vlm)(vlm.model, vlm.tokenizer, vlm.image_processor, template, vlm.source, None, "")
+
+
+@families()
+def test_the_real_template_and_the_familys_own_give_the_text_of_the_design(family: str):
+    facts = family_facts.facts(family)
+    by_real, by_own = (with_template(tiny(family), template) for template in (facts.template, None))
+    conversation = by_own.caption("red circle")
+    for vlm in (by_real, by_own):
+        text = vlm.render(conversation.user, conversation.answer)
+        assert text.replace(vlm.image_placeholder, "<image>") == facts.caption.format(phrase="red circle")
+        assert text.startswith(vlm.render(conversation.user, None))
+    for user, answer in (("Hello?", "A."), ("Hello?", None), ("two\nlines", "B.")):
+        assert by_own.render(user, answer) == by_real.render(user, answer)
+
+
+@families()
+@pytest.mark.parametrize(
+    "phrase", ["solid red circle upper left", "dog, dog", "naïve café ☕", "What", "3 men's hats."]
+)
+def test_description_tokens_cover_the_phrase_and_no_more(family: str, phrase: str):
+    vlm = tiny(family)
+    tokens = vlm.tokenize(vlm.caption(phrase), vlm.grid(128, 96))
+    assert vlm.tokenizer.decode(tokens.ids[tokens.target]).strip() == phrase
+    assert vlm.tokenizer.decode(tokens.ids[tokens.answer][-1:]) == vlm.tokenizer.eos_token
+
+
+@families()
+def test_option_labels_are_found_in_place(family: str):
+    vlm = tiny(family)
+    options = ["red circle", "blue square", "A", "green star"]
+    for label in range(4):
+        tokens, ids = vlm.question_tokens(options, label, vlm.grid(128, 96))
+        assert [vlm.tokenizer.decode(i).strip() for i in ids] == ["A", "B", "C", "D"]
+        assert tokens.ids[tokens.target].tolist() == [ids[label]]
+
+
+@families()
+def test_without_an_end_token_the_answer_ends_with_its_text(family: str):
+    part = f"{{{{ '{tiny(family).image_placeholder}' if p['type'] == 'image' else p['text'] }}}} "
+    template = "{% for m in messages %}{% for p in m['content'] %}" + part + "{% endfor %}{% endfor %}"
+    vlm = with_template(tiny(family), template)
+    tokens = vlm.tokenize(Conversation("What is this", "red circle", (4, 10)), vlm.grid(128, 96))
+    assert vlm.tokenizer.decode(tokens.ids[tokens.answer].tolist()).strip() == "red circle"
+    assert vlm.tokenizer.decode(tokens.ids[tokens.target].tolist()).strip() == "circle"
+
+
+# ---- the engine
+
+# Images with one and with many objects, in batches of different sizes.
+BATCHES = [
+    [((160, 96), 1)],
+    [((128, 128), 5)],
+    [((160, 120), 3), ((96, 160), 1), ((128, 96), 5)],
+]
+
+
+@families()
+@pytest.mark.parametrize("batch", BATCHES, ids=["one object", "one image", "three images"])
+def test_packed_forward_equals_one_conversation_per_sequence(family: str, batch: list[tuple[tuple[int, int], int]]):
+    vlm = tiny(family)
+    images = [vlm.encode_image(noise(index, size)) for index, (size, _) in enumerate(batch)]
+    captions = [
+        [vlm.tokenize(vlm.caption(phrase), image.grid) for phrase in PHRASES[:objects]]
+        for image, (_, objects) in zip(images, batch, strict=True)
+    ]
+    questions = [
+        [vlm.question_tokens(OPTIONS, index % 4, image.grid) for index in range(objects)]
+        for image, (_, objects) in zip(images, batch, strict=True)
+    ]
+    rows, answers, options = packed_forward(vlm, images, captions, questions)
+    for index, image in enumerate(images):
+        for tokens in captions[index]:
+            plain = obvious.native_forward(vlm, tokens, image, output_attentions=True)
+            check_answer(next(answers), plain.logits, tokens)
+            maps = torch.cat(plain.attentions)
+            expected = maps[:, :, tokens.target][..., tokens.visual].mean(dim=2)
+            torch.testing.assert_close(next(rows), expected, atol=1e-5, rtol=0)
+        for tokens, ids in questions[index]:
+            plain = obvious.native_forward(vlm, tokens, image)
+            check_answer(next(answers), plain.logits, tokens)
+            expected = plain.logits[0, tokens.target[0] - 1].softmax(-1)[ids]
+            torch.testing.assert_close(next(options).exp(), expected, atol=1e-4, rtol=0)
+
+
+def check_answer(answer: torch.Tensor, logits: torch.Tensor, tokens: Tokens) -> None:
+    expected = logits[0, tokens.answer - 1].log_softmax(-1).gather(1, tokens.ids[tokens.answer, None])[:, 0]
+    torch.testing.assert_close(answer, expected, atol=1e-4, rtol=0)
+
+
+def packed_forward(vlm: Vlm, images: list[EncodedImage], captions: list[list[Tokens]], questions: list[list]):
+    """Attention rows of all captions (layers, heads, visual tokens), log-probabilities of all answers, and of the
+    option labels of all questions; image by image, captions first."""
+    conversations = [[*c, *(tokens for tokens, _ in q)] for c, q in zip(captions, questions, strict=True)]
+    labels = [
+        ids for c, q in zip(captions, questions, strict=True) for ids in (*[None] * len(c), *(ids for _, ids in q))
+    ]
+    packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
+    descriptions = [
+        attention.Description(row, where[tokens.target], tokens.visual)
+        for places, of_image in zip(packed.places, captions, strict=True)
+        for (row, where), tokens in zip(places, of_image, strict=False)
+    ]
+    layers: dict[int, list[torch.Tensor]] = {}
+    capture = attention.RowCapture(descriptions, lambda layer, maps: layers.__setitem__(layer, maps))
+    with torch.inference_mode():
+        features = vlm.image_features(images)
+        hidden = vlm.hidden_states(packed.batch, [features[index] for index in packed.images], capture)
+        picked = [tokens.answer for of_image in conversations for tokens in of_image]
+        answers = likelihood.log_probabilities(vlm, packed, hidden, picked)
+        options = likelihood.option_log_probabilities(vlm, packed, hidden, labels)
+    assert sorted(layers) == list(range(vlm.layers))
+    rows = [torch.stack([layers[layer][index] for layer in sorted(layers)]) for index in range(len(descriptions))]
+    return iter(rows), iter(answers), iter(options)
+
+
+@families()
+def test_packed_equals_unpacked(family: str):
+    """The engine's own forward of all conversations together, and of each alone."""
+    vlm = tiny(family)
+    image = vlm.encode_image(noise(0, (160, 96)))
+    captions = [vlm.tokenize(vlm.caption(phrase), image.grid) for phrase in PHRASES]
+    questions = [vlm.question_tokens(order, 0, image.grid) for order in (OPTIONS, OPTIONS[::-1])]
+    together = list(packed_forward(vlm, [image], [captions], [questions])[1])
+    alone = []
+    for tokens in [*captions, *(tokens for tokens, _ in questions)]:
+        packed = packing.pack_images([[tokens]], vlm.bidirectional_prompt)
+        assert len(packed.batch.ids[0]) == len(tokens.ids)
+        with torch.inference_mode():
+            hidden = vlm.hidden_states(packed.batch, vlm.image_features([image]))
+            alone += likelihood.log_probabilities(vlm, packed, hidden, [tokens.answer])
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@families()
+def test_a_causal_decoder_shares_everything_and_a_bidirectional_one_the_prompt(family: str):
+    vlm = tiny(family)
+    grid = vlm.grid(128, 96)
+    captions = [vlm.tokenize(vlm.caption(phrase), grid) for phrase in PHRASES[:3]]
+    questions = [vlm.question_tokens(order, 0, grid)[0] for order in (OPTIONS, OPTIONS[::-1])]
+    groups = packing.pack_image([*captions, *questions], vlm.bidirectional_prompt)
+    assert [group.members for group in groups] == (
+        [(0, 1, 2), (3,), (4,)] if vlm.bidirectional_prompt else [(0, 1, 2, 3, 4)]
+    )
+    assert sum(len(group.ids) for group in groups[:1]) < sum(len(c.ids) for c in captions)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, {"impact": 1, "train": 2, "val": 1, "test": 1}, seed=0)
+    return coco.read_part(folder, "train")
+
+
+@families()
+def test_losses_are_transformers_own(family: str, samples: list[Sample]):
+    """One conversation at a time through the model's own forward with labels."""
+    vlm = tiny(family)
+    loss, count = caption_loss(vlm, samples)
+    phrases = phrase_nll(vlm, samples)
+    total, tokens_seen, objects = 0.0, 0, []
+    for sample in samples:
+        encoded = vlm.encode_image(sample.image())
+        for obj in sample.objects:
+            tokens = vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
+            total += obvious.answer_loss(vlm, tokens, encoded) * len(tokens.answer)
+            tokens_seen += len(tokens.answer)
+            objects.append((sample, obj, obvious.phrase_nll(vlm, obj.phrase, encoded), len(tokens.target)))
+    assert count == tokens_seen
+    assert loss.item() / count == pytest.approx(total / tokens_seen, abs=1e-4)
+    for (sample, obj, nll, length), expected in zip(phrases, objects, strict=True):
+        assert (sample, obj, length) == (*expected[:2], expected[3])
+        assert nll == pytest.approx(expected[2], abs=1e-4)
+
+
+@families()
+def test_generation_is_the_plain_models(family: str):
+    """The answer generated with the cache equals the greedy continuation by transformers' own forward without it."""
+    vlm = tiny(family)
+    picture = noise(0, (128, 96))
+    encoded = vlm.encode_image(picture)
+    prompt = vlm.prompt("What is this photo?", encoded.grid)
+    ids = prompt.ids
+    for _ in range(4):
+        positions, answer = vlm.position_ids(ids, encoded.grid), torch.arange(len(prompt.ids), len(ids))
+        logits = obvious.native_forward(vlm, Tokens(ids, positions, prompt.visual, answer, ids[:0]), encoded).logits
+        ids = torch.cat([ids, logits[0, -1:].argmax(-1)])
+    expected = vlm.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True).strip()
+    assert vlm.generate(picture, "What is this photo?", max_new_tokens=4, do_sample=False) == expected
+
+
+# ---- adapters
+
+
+@families()
+def test_exactly_the_language_models_projections_are_adapted(family: str):
+    vlm = fresh(family)
+    settings = lora.LoraSettings(rank=8, alpha=16, targets=("q_proj", "k_proj", "v_proj"))
+    adapted = lora.adapted_modules(lora.attach(vlm, [1, 3], settings, seed=0))
+    assert adapted == sorted(vlm.projections([3, 1], settings.targets))
+    assert len(adapted) == 6
+    assert all(name.startswith(vlm.decoder_path) for name in adapted)
+    assert {name.split("layers.")[1].split(".")[0] for name in adapted} == {"1", "3"}
+    assert not any("vision" in name or "visual" in name for name in adapted)
