@@ -1,5 +1,7 @@
 # make finetune   the main job: score, select, train, evaluate, register
+# make check      what an edit is checked with: format, lint, types, imports, fast tests; under a minute
 # make test       every check
+# make write      MLproject, dvc.yaml, docs and fingerprints.json anew, from the registry of steps and from the code
 # make clean      removes .venv and caches; data, outputs and runs stay
 
 PYTHON ?= $(shell for python in python3.11 python3; do \
@@ -9,25 +11,30 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_EXPERIMENT_NAME := head-impact
 
-.PHONY: finetune test clean
+.PHONY: finetune check test write clean
 
 finetune: .venv/installed
 	mlflow run . -e finetune -P setup=top-4 --env-manager local
 
-test: export HF_HUB_OFFLINE := 1
-test: export OMP_NUM_THREADS := 1
-test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
-test: .venv/installed-dev
+check test: export HF_HUB_OFFLINE := 1
+check test: export OMP_NUM_THREADS := 1
+check test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+check: MARKED = -m "not slow"
+check test: .venv/installed-dev
 	ruff format --check .
 	ruff check .
 	pyright
 	PYTHONPATH=src lint-imports --no-cache
-	pytest -n auto
+	pytest -n auto $(MARKED)
 
-.venv/installed: requirements.txt
+write: .venv/installed
+	headimpact write
+
+.venv/installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=..."; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+	.venv/bin/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@
 
 # pyright needs its node once, so that it works without a network afterwards.

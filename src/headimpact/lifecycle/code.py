@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import headimpact
+from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json, write_json
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
@@ -82,6 +83,26 @@ def refresh(config: Config) -> bool:
         return False
     write_json(layout.FINGERPRINTS, content)
     return True
+
+
+def check_current(step: Step, config: Config, model: str) -> None:
+    """Bring fingerprints.json up to date, and refuse to go on in a stage that DVC began with an older one.
+
+    Raises:
+        InputError: the code of the step, or of the model's family, was edited since it was written.
+    """
+    before = read_json(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {}
+    if not refresh(config):
+        return
+    after = read_json(layout.FINGERPRINTS)
+    edited = before.get("steps", {}).get(step.name) != after["steps"][step.name]
+    if step.runs_base and step.per != "project":
+        edited |= before.get("families", {}).get(model) != after["families"][model]
+    if edited:
+        raise InputError(
+            f"The code of {step.name} was edited after {layout.FINGERPRINTS} was written, by which DVC knows it. "
+            "The file is up to date now: run the command again."
+        )
 
 
 def _data_files(modules: Sequence[str]) -> list[Path]:

@@ -49,6 +49,7 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
     check_processes(name)
     if "DVC_STAGE" in os.environ:
         os.environ.pop("MLFLOW_RUN_ID", None)  # inherited from whoever called `dvc repro`: not this step's run
+        code.check_current(STEPS[name], config, job.model)
         return [function(name)(config, job)]
     if _first_of(_RANKS, 0):
         return [function(name)(config, job)]  # the first process of several does what follows

@@ -1,11 +1,11 @@
 """Measure what Head Impact does not say about each layer."""
 
 from headimpact.engine.phrases import batches
-from headimpact.files import atomic_file
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_base, read_part
+from headimpact.lifecycle.steps.results import write_table
 from headimpact.lifecycle.summary import Summary
 from headimpact.selection.measures import measure
 
@@ -23,8 +23,7 @@ def run(config: Config, job: Job) -> Summary:
         groups = list(batches(samples, config.measure.batch_images))
         measures = measure(load_base(config, job), track(groups, len(groups), f"measuring {job.model}"), TARGETS)
         table = measures.table()
-        with atomic_file(path) as aside:
-            table.to_csv(aside, index=False)
+        write_table(path, table)
         tracking.log_table("measures", table)
         tracking.log_files(path)
     highest = [

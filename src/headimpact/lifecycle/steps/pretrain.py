@@ -22,10 +22,10 @@ def run(config: Config, job: Job) -> Summary:
         raise InputError(f"{job.model} is no embedded base: only {', '.join(bases.TINY)} are pretrained here.")
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    recipe = pretraining.Recipe(**config.pretrain.model_dump())
+    recipe = pretraining.Recipe(**config.pretrain.model_dump(exclude={"models"}))
     started = time.monotonic()
     with tracking.run("pretrain", job.model) as run_id:
-        tracking.log_parameters({"model": job.model, "pretrain": config.pretrain.model_dump()})
+        tracking.log_parameters({"model": job.model, "pretrain": config.pretrain.model_dump(exclude={"models"})})
         vlm = bases.build(job.model, recipe.seed)
         checkpoint = layout.pretraining_state(job.model)
         training = pretraining.Pretraining(vlm, recipe, checkpoint)

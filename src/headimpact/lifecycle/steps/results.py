@@ -1,9 +1,22 @@
-"""What the steps that evaluate a setup write and show alike."""
+"""What steps write and show alike."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from headimpact.files import atomic_file
 from headimpact.statistics import Difference, Estimate
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table that other steps depend on as CSV, whole or not at all, its numbers to six significant digits.
+
+    More would differ between processors, in whose floating point sums the last digits differ, and say nothing.
+    """
+    with atomic_file(path) as aside:
+        table.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
 
 def figures(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:

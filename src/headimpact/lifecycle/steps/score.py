@@ -14,6 +14,7 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.results import write_table
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
 
@@ -57,7 +58,7 @@ def run(config: Config, job: Job) -> Summary:
 def _write(folder: Path, impact: Impact, skipped: pd.DataFrame, facts: dict) -> dict:
     table = impact.table()
     with atomic_folder(folder) as aside:
-        table.to_csv(aside / "impact.csv", index=False)
+        write_table(aside / "impact.csv", table)
         impact.objects_frame().to_parquet(aside / "objects.parquet", index=False)
         skipped.to_csv(aside / "skipped.csv", index=False)
         figures.save(figures.heatmap(table, facts["model"]), aside / "heatmap.png")
