@@ -19,13 +19,13 @@ finetune: .venv/installed
 check test: export HF_HUB_OFFLINE := 1
 check test: export OMP_NUM_THREADS := 1
 check test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
-check: MARKED = -m "not slow"
+check: TESTS = tests/unit -m "not slow"
 check test: .venv/installed-dev
 	ruff format --check .
 	ruff check .
 	pyright
 	PYTHONPATH=src lint-imports --no-cache
-	pytest -n auto $(MARKED)
+	pytest -n auto $(TESTS)
 
 write: .venv/installed
 	headimpact write

@@ -238,13 +238,17 @@ def test_write_writes_what_follows_from_registry_code_and_grid(
     root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(written, "commands_page", lambda: "")  # takes a second
+    _stand_in(monkeypatch, "pages", pages=lambda folder: {Path("README.md"): "# Head Impact\n"})
     monkeypatch.setattr(code, "step_fingerprint", lambda step: step.name)
     monkeypatch.setattr(code, "family_fingerprint", lambda source, identity: source)
     (root / "dvc.yaml").write_text("stages: {}")
     enter([("select", Job("tiny-smolvlm", "bottom-8"))], load(layout.PARAMS))
     (root / "params.yaml").write_text((root / "params.yaml").read_text().replace(", full]", ", full, bottom-8]", 1))
     result = run("write")
-    assert result.output == "Written: dvc.yaml, MLproject, docs/commands.md, fingerprints.json, jobs/dvc.yaml\n"
+    assert (
+        " ".join(result.output.split())
+        == "Written: dvc.yaml, MLproject, docs/commands.md, README.md, fingerprints.json, jobs/dvc.yaml"
+    )
     assert layout.GRAPH.read_text() == written.graph()
     assert "stages: {}" in layout.JOBS.read_text()
     assert run("write").output == "Everything is as it should be.\n"

@@ -12,8 +12,7 @@ import torch
 
 from headimpact import files
 from headimpact.engine import checkpoints
-from headimpact.tiny import bases, pretraining
-from headimpact.tiny.losses import JUDGED_LAYER
+from headimpact.tiny import bases, losses, pretraining
 from headimpact.tiny.pretraining import PHASES, Measurement, Pretraining, Recipe
 from headimpact.tiny.seen_scenes import ATTRIBUTES
 
@@ -36,10 +35,11 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow() -> Iterator[None]:
-    """Bases of no more layers than the judged one needs, for time."""
+    """Bases of few layers, for time; of the decoder's, the one in the middle is judged."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bases, "LAYERS", JUDGED_LAYER + 1)
+        patch.setattr(bases, "LAYERS", 3)
         patch.setattr(bases, "VISION_LAYERS", 2)
+        patch.setattr(losses, "JUDGED_LAYER", 1)
         yield
 
 
@@ -105,8 +105,8 @@ def undisturbed(tmp_path_factory) -> tuple[list[Measurement], str]:
 
 def test_the_learning_curve(undisturbed):
     history, _ = undisturbed
-    losses = [(r.phase, r.step) for r in history if r.metric == "loss"]
-    assert losses == [
+    curve = [(r.phase, r.step) for r in history if r.metric == "loss"]
+    assert curve == [
         *(("language", step) for step in (1, 2, 3)),
         *(("vision", step) for step in (1, 2)),
         *(("joint", step) for step in (1, 2, 3)),

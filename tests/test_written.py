@@ -147,15 +147,21 @@ def test_the_page_has_every_command_and_every_value(page: str) -> None:
     assert r"auto \| cpu \| cuda \| mps" in device  # a bare | would end the cell
 
 
-def test_only_what_is_not_as_it_should_be_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
-) -> None:
+def test_only_what_is_not_as_it_should_be_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(written, "commands_page", lambda: page)  # takes a second
-    assert written.write() == [layout.GRAPH, layout.ENTRY_POINTS, layout.COMMANDS]
-    contents = written.files()
-    assert {path: path.read_text() for path in contents} == contents
-    assert written.write() == []
-    layout.GRAPH.write_text("stages: {}")
-    assert written.write() == [layout.GRAPH]
+    contents = {layout.GRAPH: "stages: {}\n", layout.COMMANDS: "# Commands → steps\n"}
+    assert written.write(contents) == [layout.GRAPH, layout.COMMANDS]
+    assert {path: path.read_text(encoding="utf-8") for path in contents} == contents
+    assert written.write(contents) == []
+    layout.GRAPH.write_text("stages: []\n")
+    assert written.write(contents) == [layout.GRAPH]
     assert layout.GRAPH.read_text() == contents[layout.GRAPH]
+
+
+def test_the_files_that_follow_from_the_registry(monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    monkeypatch.setattr(written, "commands_page", lambda: page)  # takes a second
+    assert written.files() == {
+        layout.GRAPH: written.graph(),
+        layout.ENTRY_POINTS: written.entry_points(),
+        layout.COMMANDS: page,
+    }

@@ -140,9 +140,10 @@ def write(debug: Debug = False) -> None:
     """Write what follows from the registry and from the code."""
     with _errors_told(debug):
         _, loaded = _load("write", None)
-        from headimpact.lifecycle import code, jobs, written
+        from headimpact.lifecycle import code, jobs, pages, written
 
-        changed = [*written.write(), *([layout.FINGERPRINTS] if code.refresh(loaded) else [])]
+        changed = written.write({**written.files(), **pages.pages(Path())})
+        changed += [layout.FINGERPRINTS] if code.refresh(loaded) else []
         changed += [layout.JOBS] if jobs.enter([], loaded) else []
         print(f"Written: {', '.join(map(str, changed))}" if changed else "Everything is as it should be.")
 

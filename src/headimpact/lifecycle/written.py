@@ -1,5 +1,6 @@
 """What follows from the registry and stands in files: the graph of DVC, MLflow's entry points, docs/commands.md."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,9 @@ def files() -> dict[Path, str]:
     return {layout.GRAPH: graph(), layout.ENTRY_POINTS: entry_points(), layout.COMMANDS: commands_page()}
 
 
-def write() -> list[Path]:
+def write(contents: Mapping[Path, str]) -> list[Path]:
     """Write the files that are not as they should be; gives those."""
-    contents = files()
-    changed = [path for path, text in contents.items() if not path.exists() or path.read_text() != text]
+    changed = [p for p, text in contents.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     for path in changed:
         write_text(path, contents[path])
     return changed

@@ -80,6 +80,7 @@ def test_the_choice_follows_from_the_seed_and_not_from_the_order_of_the_file(tmp
     assert {line.image_id for line in other} != {line.image_id for line in chosen(tmp_path, content(), 9)}
 
 
+@pytest.mark.slow
 def test_images_and_captions_are_drawn_evenly(tmp_path):
     first, number = defaultdict(int), defaultdict(int)
     for seed in range(40):

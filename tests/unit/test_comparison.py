@@ -88,6 +88,7 @@ def plain_bootstrap(runs: Runs, statistic, resample_runs: bool, draws: int, seed
     return float(np.std(found, ddof=1))
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_a_plain_bootstrap_over_images():
     # 1500 draws: 1.8 % of itself, three times that, and 2 % for 60 images.
     runs = make(seeded("top", "last", seeds=2), images=60, twins=True)
@@ -101,6 +102,7 @@ def test_standard_errors_are_those_of_a_plain_bootstrap_over_images():
     )
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_a_plain_bootstrap_over_images_and_runs():
     # Resampling 24 runs loses 1 / 24 of their variance, and the interaction is counted once more.
     runs = make(seeded("top", "last", seeds=24), images=60, run_sd=0.3)

@@ -31,6 +31,7 @@ def test_layers_far_apart_are_found_with_any_images():
     assert [stability.enough(found, k) for k in (1, 4)] == [5, 5]
 
 
+@pytest.mark.slow
 def test_equal_layers_agree_no_more_than_chance(monkeypatch):
     """The mean over many data sets: what one data set gives varies, and two halves share none of it."""
     monkeypatch.setattr(stability, "DRAWS", 200)  # far more alike than the data sets are
@@ -191,6 +192,7 @@ def test_the_order_of_a_layers_heads_changes_nothing_here_but_the_papers_test():
     assert p[0] < 0.05 < p[1]
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     """The truth is the split of the heads' true scores: only the images are drawn anew."""
     draw = np.random.default_rng(3)

@@ -157,6 +157,7 @@ def test_auroc_equals_scipy_ranks_and_mann_whitney():
             assert ours[d, h].item() == pytest.approx(by_scipy, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_iou_broadcasts_over_foreign_masks():
     attention, _, foreign = random_case(3)
     bits = binarise(attention)

@@ -192,6 +192,7 @@ def test_a_difference_without_spread_is_certain():
     assert (sure.value, sure.low, sure.high, sure.p_value) == (1, 1, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
 def test_intervals_cover_the_truth_as_often_as_they_say(confidence: float):
     rng = np.random.default_rng(0)
