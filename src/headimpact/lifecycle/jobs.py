@@ -93,7 +93,9 @@ def output(work: Work) -> Path:
 
 
 def enter(works: Sequence[Work], config: Config) -> bool:
-    """Make the stages of jobs, and of what they are made from, known to DVC; True if they were not.
+    """Make the stages of jobs, and of what they are made from, known to DVC; True if jobs/dvc.yaml has changed.
+
+    What has come into the grid leaves it: DVC refuses an output of two stages.
 
     Raises:
         InputError: jobs/dvc.yaml is damaged.
