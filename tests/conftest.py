@@ -45,32 +45,41 @@ def outputs(outputs_root: Path):
 @pytest.fixture(scope="session")
 def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database with the project's experiment, which takes seconds to make; to be copied."""
-    from headimpact.lifecycle import tracking
-
-    folder = tmp_path_factory.mktemp("tracking")
-    with pytest.MonkeyPatch.context() as patch:
-        _without_mlflow(patch)
-        patch.chdir(folder)
-        tracking.initialise()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def tracked(tracking_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty project with a database of its own as the working directory, and nothing of the caller's MLflow."""
     import mlflow
 
     from headimpact.lifecycle import tracking
 
-    shutil.copy(tracking_database, tmp_path)
-    _without_mlflow(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    tracking.initialise()
-    yield tmp_path
+    folder = tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patch:
+        _forget_mlflow(patch)
+        patch.chdir(folder)
+        tracking.initialise()
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the caller's MLflow or DVC in the environment."""
+    import mlflow
+
+    _forget_mlflow(monkeypatch)
+    yield
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
-def _without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tracked(without_mlflow: None, tracking_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project with a database of its own as the working directory."""
+    from headimpact.lifecycle import tracking
+
+    shutil.copy(tracking_database, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    tracking.initialise()
+    return tmp_path
+
+
+def _forget_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     from headimpact.lifecycle import tracking

@@ -3,7 +3,6 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -16,7 +15,7 @@ import web
 from headimpact.data.coco import PARTS, images_path, read_part
 from headimpact.data.journal import Processes
 from headimpact.errors import InputError
-from headimpact.lifecycle import config, layout, params, tracking
+from headimpact.lifecycle import config, layout, params
 from headimpact.lifecycle.steps import data, download, ground, model_pass, segment
 from headimpact.lifecycle.summary import Summary
 
@@ -24,14 +23,10 @@ STEPS = {"download": download.run, "ground": ground.run, "segment": segment.run,
 
 
 @pytest.fixture
-def project(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tracked: Path, project_root: Path) -> Path:
     """An empty project with the tiny bases, as the working directory."""
-    (tmp_path / "models").symlink_to(project_root / "models")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracking.initialise()
-    yield tmp_path
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    (tracked / "models").symlink_to(project_root / "models")
+    return tracked
 
 
 def run(project_root: Path, step: str, **overrides: object) -> Summary:

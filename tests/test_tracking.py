@@ -1,11 +1,11 @@
 """Runs and the registry, on a database of their own."""
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
@@ -21,42 +22,31 @@ from mlflow.models import Model
 
 from headimpact.errors import InputError
 from headimpact.lifecycle import serving, tracking
+from headimpact.statistics import Difference
 
 LIMITS = serving.Limits(24.0, 16.0, 1000, 128, 1.0)
 DIGEST = "d" * 64
 RESULTS = {
     "parameters": {"total": 1010, "trainable": 10, "percent": 0.99},
     "metrics": {"perplexity": {"value": 8.5, "se": 0.25, "n": 30}},
-    "against_original": {"perplexity": {"value": -1.5, "low": -2.0, "high": -1.0, "p_value": 0.001}},
 }
+DIFFERENCES = {"perplexity": Difference(value=-1.5, se=0.25, low=-2.0, high=-1.0, p_value=0.001, n=30, clusters=10)}
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder with a database, which takes seconds to make: the tests share it."""
+def store(tracking_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with a database: the tests share it."""
     folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        clean(patch)
-        patch.chdir(folder)
-        tracking.initialise()
+    shutil.copy(tracking_database, folder)
     return folder
 
 
 @pytest.fixture(autouse=True)
-def project(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The project folder as the working directory, with nothing of the caller's MLflow or DVC."""
-    clean(monkeypatch)
+def project(store: Path, without_mlflow: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project folder as the working directory."""
     monkeypatch.chdir(store)
     tracking.initialise()
-    yield store
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-
-
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [name for name in os.environ if name.startswith("MLFLOW_") and "TELEMETRY" not in name]
-    for name in (*names, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", tracking.STAGE, tracking.PARENT_RUN):
-        monkeypatch.delenv(name, raising=False)
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    return store
 
 
 def read(run_id: str) -> Run:
@@ -100,21 +90,24 @@ def test_the_environment_chooses_another_database(
         read(run_id)
 
 
-def test_processes_that_start_together_share_a_fresh_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    monkeypatch.chdir(tmp_path)
-    code = "from headimpact.lifecycle import tracking\nwith tracking.run('score', 'tiny') as run: print(run)"
-    source = str(Path(tracking.__file__).parents[2])
-    env = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], ended
-    assert {read(out.split()[-1]).info.status for out, _ in ended} == {"FINISHED"}
+def test_processes_that_start_together_make_a_database_one_after_the_other(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several that create one at once fail."""
+    uri = tracking.initialise()
+    name = f"headimpact-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    locked: list[str] = []
+
+    def create(experiment: str) -> None:
+        with pytest.raises(Timeout):  # as another process would
+            FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0)
+        locked.append(experiment)
+
+    monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda experiment: None)
+    monkeypatch.setattr(mlflow, "create_experiment", create)
+    tracking.initialise()
+    assert locked == [tracking.EXPERIMENT]
+    FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0).lock.release()
 
 
 def test_a_run_of_its_own_stands_in_the_projects_experiment() -> None:
@@ -171,6 +164,76 @@ def test_a_stage_without_a_parent_stands_alone(monkeypatch: pytest.MonkeyPatch) 
         pass
     assert "mlflow.parentRunId" not in read(run_id).data.tags
     assert read(run_id).info.experiment_id == experiment()
+
+
+def trained(model: str, setup: str, adapter: str) -> str:
+    """A run that trained an adapter."""
+    with tracking.run("finetune", model, setup) as run_id:
+        tracking.log_history(pd.DataFrame({"step": [1], "epoch": [0], "metric": ["train/loss"], "value": [2.0]}))
+        tracking.set_tags({"adapter_digest": adapter})
+    return run_id
+
+
+def test_an_evaluation_goes_on_with_the_run_that_trained_the_adapter() -> None:
+    training = [trained("going-on", "top-4", adapter) for adapter in ("one", "two", "two", "three")]
+    with tracking.run("evaluate", "going-on", "top-4", adapter_digest="two") as run_id:
+        assert read(run_id).info.status == "RUNNING"
+        tracking.log_results(RESULTS, DIFFERENCES)
+    run = read(run_id)
+    assert run_id == training[2]  # the latest
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "finetune going-on top-4")
+    assert run.data.tags["step"] == "finetune"
+    assert {"train/loss", "test/perplexity", "test/perplexity/difference"} <= set(run.data.metrics)
+    assert "test/perplexity" not in read(training[1]).data.metrics
+
+
+@pytest.mark.parametrize(
+    ("model", "setup", "adapter"),
+    [
+        ("other", "top-4", "same"),
+        ("shared", "layers:1,2", "same"),
+        ("shared", "top-4", "another"),
+        ("shared", "x", None),
+    ],
+)
+def test_an_adapter_that_no_run_here_trained_is_evaluated_in_a_run_of_its_own(
+    model: str, setup: str, adapter: str | None
+) -> None:
+    """Of setups that select the same layers, the adapters have the same digest."""
+    training = trained("shared", "top-4", "same")
+    with tracking.run("evaluate", model, setup, adapter_digest=adapter) as run_id:
+        pass
+    assert run_id != training
+    assert read(run_id).data.tags["step"] == "evaluate"
+
+
+def test_the_run_that_mlflow_run_opened_comes_before_that_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("opened", "top-4", "same")
+    opened = opened_by_mlflow_run(monkeypatch)
+    with tracking.run("evaluate", "opened", "top-4", adapter_digest="same") as run_id:
+        pass
+    assert run_id == opened
+
+
+def test_a_stage_goes_on_with_the_run_of_the_training_and_not_with_an_inherited_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = trained("staged", "top-4", "same")
+    opened_by_mlflow_run(monkeypatch)
+    monkeypatch.setenv(tracking.STAGE, "evaluate@staged-top-4")
+    with tracking.run("evaluate", "staged", "top-4", adapter_digest="same") as run_id:
+        pass
+    assert run_id == training
+
+
+def test_an_evaluation_that_failed_leaves_no_trace_after_one_that_did_not() -> None:
+    training = trained("failing", "top-4", "same")
+    with suppress(InputError), tracking.run("evaluate", "failing", "top-4", adapter_digest="same"):
+        raise InputError("The mask is empty.")
+    assert (read(training).info.status, "error" in read(training).data.tags) == ("FAILED", True)
+    with tracking.run("evaluate", "failing", "top-4", adapter_digest="same"):
+        pass
+    assert (read(training).info.status, "error" in read(training).data.tags) == ("FINISHED", False)
 
 
 def failing_run(error: BaseException) -> Run:
@@ -243,7 +306,7 @@ def test_parts_of_a_dataset_are_inputs_with_its_digest(project: Path) -> None:
 
 def test_results_are_final_metrics() -> None:
     with tracking.run("finetune") as run_id:
-        tracking.log_results(RESULTS)
+        tracking.log_results(RESULTS, DIFFERENCES)
     assert read(run_id).data.metrics == {
         "parameters/total": 1010,
         "parameters/trainable": 10,
@@ -255,6 +318,27 @@ def test_results_are_final_metrics() -> None:
         "test/perplexity/high": -1.0,
         "test/perplexity/p_value": 0.001,
     }
+
+
+def test_results_without_an_original_have_no_differences() -> None:
+    with tracking.run("evaluate") as run_id:
+        tracking.log_results({"metrics": RESULTS["metrics"]}, {})
+    assert read(run_id).data.metrics == {"test/perplexity": 8.5, "test/perplexity/se": 0.25}
+
+
+def test_a_table_that_is_logged_again_is_replaced() -> None:
+    """A run that goes on logs its tables again; MLflow would append the rows."""
+    with tracking.run("finetune") as run_id:
+        for accuracy in (0.5, 0.75):
+            tracking.log_table("table4", pd.DataFrame({"setup": ["top-4"], "accuracy": [accuracy]}))
+            tracking.log_table("table5", pd.DataFrame({"trainable": [int(accuracy * 100)]}))
+    tables = [json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/tables/table{n}.json")) for n in (4, 5)]
+    assert tables == [
+        {"columns": ["setup", "accuracy"], "data": [["top-4", 0.75]]},
+        {"columns": ["trainable"], "data": [[75]]},
+    ]
+    shown = json.loads(read(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": f"tables/table{n}.json", "type": "table"} for n in (4, 5)]
 
 
 def test_tables_and_files_are_artifacts(project: Path) -> None:
@@ -302,23 +386,30 @@ def test_no_link_where_the_table_was_scored_elsewhere() -> None:
     assert "score_run" not in read(run_id).data.tags
 
 
-def register(folder: Path, model: str, source: str = "models/bases/tiny", times: int = 1) -> list[int]:
-    """Register an adapter of ``model`` (one a test: they share the registry); gives the versions."""
-    adapter = folder / "outputs" / model / "layers:6,8/adapter"
-    adapter.mkdir(parents=True)
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+def register(
+    folder: Path,
+    model: str,
+    source: str = "models/bases/tiny",
+    setup: str = "layers:6,8",
+    weights: bytes = b"weights",
+    description: str = "LoRA on layers 6, 8",
+) -> int:
+    """Register an adapter of ``model`` (one a test: they share the registry); gives the version."""
+    adapter = folder / "outputs" / model / setup / "adapter"
+    adapter.mkdir(parents=True, exist_ok=True)
+    (adapter / "adapter_model.safetensors").write_bytes(weights)
     trained: dict[str, Any] = {"base": model, "source": source, "revision": None, "base_digest": "b" * 64}
-    header = trained | {"setup": "layers:6,8", "layers": [6, 8], "code_version": "abc"}
+    header = trained | {"setup": setup, "layers": [6, 8], "code_version": "abc"}
     digests = {"dataset": "scenes", "dataset_digest": DIGEST, "table_digest": "t" * 64}
     (adapter / "header.json").write_text(json.dumps(header | digests))
     (folder / "models/bases/tiny").mkdir(parents=True, exist_ok=True)
     (folder / "models/bases/tiny/model.safetensors").write_bytes(b"base")
     (folder / "requirements.txt").write_text("# pinned\nmlflow==3.17.2\npandas==3.1.1\n")
-    return [tracking.register(adapter, RESULTS, LIMITS) for _ in range(times)]
+    return tracking.register(adapter, description, LIMITS)
 
 
-def registered(model: str) -> ModelVersion:
-    return MlflowClient().get_model_version_by_alias(f"head-impact-{model}", "layers-6-8")
+def registered(model: str, alias: str = "layers-6-8") -> ModelVersion:
+    return MlflowClient().get_model_version_by_alias(f"head-impact-{model}", alias)
 
 
 def contents(model: str) -> Path:
@@ -327,20 +418,38 @@ def contents(model: str) -> Path:
 
 def test_a_registered_version_tells_where_it_comes_from(project: Path) -> None:
     with tracking.run("finetune", "told", "layers:6,8") as run_id:
-        assert register(project, "told") == [1]
+        assert register(project, "told") == 1
     version = registered("told")
     assert version.run_id == run_id
     expected = {"setup": "layers:6,8", "layers": "6,8", "base": "told", "revision": "None"}
-    expected |= {"dataset_digest": DIGEST}
+    expected |= {"dataset_digest": DIGEST, "adapter_digest": hashlib.sha256(b"weights").hexdigest()}
     assert {name: version.tags[name] for name in expected} == expected
-    assert "LoRA on layers 6, 8" in str(version.description)
-    assert "| perplexity | 8.500 ± 0.250 | -1.500 (-2.000 to -1.000) |" in str(version.description)
+    assert version.description == "LoRA on layers 6, 8"
 
 
 def test_the_alias_moves_to_the_next_version(project: Path) -> None:
     with tracking.run("finetune"):
-        assert register(project, "twice", times=2) == [1, 2]
+        versions = [register(project, "twice", weights=weights) for weights in (b"first", b"second")]
+    assert versions == [1, 2]
     assert int(registered("twice").version) == 2
+
+
+def test_the_same_adapter_is_registered_once_and_its_version_is_brought_up_to_date(project: Path) -> None:
+    with tracking.run("finetune") as run_id:
+        assert register(project, "again", weights=b"first") == 1
+        assert register(project, "again", weights=b"second") == 2
+    with tracking.run("evaluate"):
+        assert register(project, "again", weights=b"first", description="beside the original") == 1
+    version = registered("again")  # the alias is back
+    assert (int(version.version), version.run_id, version.description) == (1, run_id, "beside the original")
+    assert len(MlflowClient().search_model_versions("name = 'head-impact-again'")) == 2
+
+
+def test_the_same_adapter_of_another_setup_has_a_version_of_its_own(project: Path) -> None:
+    with tracking.run("finetune"):
+        assert [register(project, "alike", setup=setup) for setup in ("layers:6,8", "top-2", "top-2")] == [1, 2, 2]
+    assert int(registered("alike").version) == 1
+    assert registered("alike", "top-2").tags["setup"] == "top-2"
 
 
 def test_a_version_holds_all_it_needs(project: Path) -> None:
