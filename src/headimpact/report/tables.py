@@ -7,8 +7,8 @@ import pandas as pd
 
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.metrics import COMPARED
-from headimpact.report.cells import records
 from headimpact.report.outputs import ORIGINAL, Outputs, Pair
+from headimpact.report.rows import records
 from headimpact.statistics import Difference
 
 
