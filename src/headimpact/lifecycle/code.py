@@ -1,7 +1,7 @@
 """fingerprints.json: what the code of every step and of every model's family does, which the stages of DVC depend on.
 
-It is written anew by every command, and by ``headimpact write`` after an edit of the code and before ``dvc status`` or
-``dvc repro``; the hook of pre-commit does that, too.
+It is brought up to date by every command that runs a step, and by ``headimpact write`` after an edit of the code and
+before ``dvc status`` or ``dvc repro``; the hook of pre-commit does that, too.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Jobs: what a step works on, its stage in the graph, and what it is made from.
 
 A model and a setup of the grid have their stages in ``dvc.yaml``. Those of any other that a person asks for by name are
-written to ``jobs/dvc.yaml``, in the same form: DVC knows them like the others, but ``dvc repro`` makes the grid alone.
+written to ``jobs/dvc.yaml``, in the same form: DVC knows them like the others, and ``dvc repro`` makes both,
+since the report shows both.
 """
 
 from collections.abc import Iterator, Sequence

@@ -17,10 +17,9 @@ from headimpact.evaluation.metrics import METRICS
 from headimpact.files import read_json
 from headimpact.lifecycle import layout
 from headimpact.report import findings
-from headimpact.report.cells import table_of
+from headimpact.report.cells import records, table_of
 from headimpact.report.page import table_markdown
 from headimpact.report.sections import results
-from headimpact.report.tables import records
 from headimpact.report.writing import MARKDOWN
 from headimpact.selection.grammar import FULL
 from headimpact.selection.rules import CHAMPION

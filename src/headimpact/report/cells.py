@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 from headimpact.report.page import Block, Cell, Items, Table, Text
-from headimpact.report.tables import records
 
 MISSING = "missing"
 
@@ -46,3 +45,8 @@ def table_of(rows: Sequence[Mapping[str, Cell]]) -> Table:
 def listing(items: Sequence[object], otherwise: str) -> Block:
     """A list, or a sentence where there is nothing to list."""
     return Items([str(item) for item in items]) if items else Text(otherwise)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dictionaries."""
+    return cast(list[dict[str, Any]], table.to_dict("records"))

@@ -7,8 +7,8 @@ import pandas as pd
 
 from headimpact.impact.stability import DISJOINT, ENOUGH, TOPS, enough
 from headimpact.impact.variations import TOP_LAYERS
+from headimpact.report.cells import records
 from headimpact.report.prose import examination as prose
-from headimpact.report.tables import records
 
 Row = Mapping[str, Any]
 

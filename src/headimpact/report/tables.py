@@ -1,12 +1,13 @@
 """Tables 1 to 5 as data: what the CSV files hold."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.metrics import COMPARED
+from headimpact.report.cells import records
 from headimpact.report.outputs import ORIGINAL, Outputs, Pair
 from headimpact.statistics import Difference
 
@@ -121,11 +122,6 @@ def tables(outputs: Outputs) -> dict[str, pd.DataFrame]:
 def _frame(rows: list[dict[str, Any]], columns: Iterable[str], whole: Iterable[str] = ()) -> pd.DataFrame:
     """The rows as a frame; the columns ``whole`` are whole numbers also where one is missing."""
     return pd.DataFrame(rows, columns=list(columns)).astype(dict.fromkeys(whole, "Int64"))
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as dictionaries."""
-    return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
 def by_setup(table: pd.DataFrame) -> Mapping[str, dict[str, dict[str, Any]]]:

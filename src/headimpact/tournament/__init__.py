@@ -8,6 +8,6 @@
 To compare rules by another metric:
 
 1. write its entry, with an aspect, in :data:`headimpact.evaluation.metrics.METRICS`;
-2. give the difference of it that matters in params.yaml, ``tournament.differences``, and its field in the settings;
+2. give the difference of it that matters in params.yaml, ``tournament.differences``;
 3. run ``headimpact tournament``: only runs that lack a column of the metric are made again.
 """

@@ -8,12 +8,11 @@ import pandas as pd
 
 from headimpact.impact.variations import TOP_LAYERS
 from headimpact.report import examined
-from headimpact.report.cells import Row, table_of, value_cell
+from headimpact.report.cells import Row, records, table_of, value_cell
 from headimpact.report.outputs import Outputs
 from headimpact.report.page import Block, Cell, Heading, Items, Picture, Text
 from headimpact.report.prose import examination as prose
 from headimpact.report.sections.impact import picture_path
-from headimpact.report.tables import records
 
 
 def examination(outputs: Outputs, figure: Path) -> list[Block]:
