@@ -31,7 +31,8 @@ def project(tracked: Path, project_root: Path) -> Path:
 
 def run(project_root: Path, step: str, **overrides: object) -> Summary:
     values = {key.replace("__", "."): json.dumps(value) for key, value in overrides.items()}
-    settings = params.load(project_root / layout.PARAMS, values)
+    # One model on the contact sheet.
+    settings = params.load(project_root / layout.PARAMS, {"grid.models": "[tiny-smolvlm]"} | values)
     return STEPS[step](settings, config.Job(settings.model, settings.setup))
 
 

@@ -1,0 +1,63 @@
+"""The step answer: a setup beside the original, with the model's part made up."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+from report_outputs import MODEL, generated, orders
+
+from headimpact.adapters import lora
+from headimpact.files import read_json
+from headimpact.lifecycle import layout, params
+from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.steps import answer
+
+IDS = [(image, 10 * image + i) for image in (1, 2, 3) for i in (0, 1)]
+OTHERS = [(image, 10 * image + i) for image in (1, 2, 4) for i in (0, 1)]
+
+
+@pytest.fixture
+def config(tracked: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """No base is loaded, and there is no dataset."""
+    monkeypatch.setattr(answer, "load_base", lambda config, job: object())
+    monkeypatch.setattr(lora, "load", lambda vlm, adapter: None)
+    monkeypatch.setattr(answer, "read_part", lambda part: [])
+    monkeypatch.setattr(answer, "draw_questions", lambda samples, seed: {})
+    monkeypatch.setattr(answer, "dataset_digest", lambda: "d" * 64)
+    return params.load(project_root / layout.PARAMS)
+
+
+def ask(config: Config, monkeypatch: pytest.MonkeyPatch, setup: str, ids: list[tuple[int, int]]) -> answer.Summary:
+    """What the step does with the answers of ``report_outputs``."""
+    monkeypatch.setattr(answer, "_ask", lambda *arguments: orders(setup, ids))
+    monkeypatch.setattr(answer, "_generate", lambda *arguments: generated(setup, ids))
+    return answer.run(config, Job(MODEL, setup))
+
+
+def test_a_setup_is_shown_beside_the_original(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(config, monkeypatch, "original", IDS).skipped == []
+    summary = ask(config, monkeypatch, "top-4", IDS)
+    assert summary.skipped == []
+    assert "against the original -0.750" in dict(summary.rows)["accuracy 24 orders"]
+    folder = layout.answers(MODEL, "top-4")
+    assert {path.name for path in folder.iterdir()} == {"orders.parquet", "generated.parquet", "results.json"}
+    assert set(read_json(folder / "results.json")) == {"model", "setup", "metrics"}
+    logged = mlflow.MlflowClient().get_run(str(summary.run))
+    assert logged.data.metrics["test/accuracy_24_orders/difference"] == -0.75
+    names = {file.path for file in mlflow.MlflowClient().list_artifacts(str(summary.run))}
+    assert {"gallery.html", "orders.parquet", "generated.parquet", "results.json", "tables"} <= names
+
+
+@pytest.mark.parametrize("before", [None, OTHERS])
+def test_without_an_original_of_the_same_objects_there_is_no_comparison(
+    config: Config, monkeypatch: pytest.MonkeyPatch, before: list[tuple[int, int]] | None
+) -> None:
+    """``dvc repro`` may come to a setup first, with the original's answers still those to another dataset."""
+    if before:
+        ask(config, monkeypatch, "original", before)
+    summary = ask(config, monkeypatch, "top-4", IDS)
+    assert summary.skipped == [("comparison", "there is no original to compare with yet")]
+    assert "against" not in dict(summary.rows)["accuracy 24 orders"]
+    logged = mlflow.MlflowClient().get_run(str(summary.run))
+    assert "test/accuracy_24_orders/difference" not in logged.data.metrics
+    assert "test/accuracy_24_orders" in logged.data.metrics
