@@ -99,11 +99,11 @@ def test_a_new_rule_is_compared_with_the_champion(depth: Rule, odd: Rule, impact
 def test_a_new_rule_has_its_groups_colour_and_shape_in_the_figure(depth: Rule, odd: Rule) -> None:
     changes = pd.DataFrame(
         [
-            ("tiny", rule, 4, measure, value, value - 0.1, value + 0.1)
+            ("tiny", rule, 4, metric, value, value - 0.1, value + 0.1)
             for value, rule in enumerate(("top", "depth", "odd"))
-            for measure in ("perplexity", "accuracy", "ans_prob")
+            for metric in ("perplexity", "accuracy", "ans_prob")
         ],
-        columns=["model", "rule", "k", "measure", "value", "low", "high"],
+        columns=["model", "rule", "k", "metric", "value", "low", "high"],
     )
     axes = tournament_figure.draw(changes).axes[0]
     drawn = {
@@ -122,7 +122,7 @@ def test_a_new_rule_can_take_part_in_a_tournament(
     path = Path("params.yaml")
     path.write_text((project_root / "params.yaml").read_text().replace("rules: [top,", "rules: [top, depth,"))
     assert "depth" in params.load(path).tournament.rules
-    path.write_text(path.read_text().replace("setups: [top-4,", "setups: [top-4, depth-4,"))
+    path.write_text(path.read_text().replace("setups: [original,", "setups: [original, depth-4,"))
     with pytest.raises(InputError, match=r"grid\.setups cannot hold depth-4"):
         params.load(path)
 
