@@ -16,16 +16,24 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from headimpact.adapters import lora
 from headimpact.data import coco
 from headimpact.data.manifest import dataset_digest
 from headimpact.errors import InputError
+from headimpact.evaluation import metrics
+from headimpact.files import read_json
+from headimpact.lifecycle import command_line, graph, layout, params, pipeline
+from headimpact.lifecycle.config import Job
 from headimpact.vlm import loading
 
+pytestmark = pytest.mark.slow
+
 MODEL = "tiny-smolvlm"
-PARTS = ("src", "models/bases", "dvc.yaml", "dvc.lock", "MLproject", "conda.yaml", "requirements.txt", ".dvcignore")
-PARTS += tuple(f"data/{step}.json" for step in ("download", "ground", "segment"))
+OUTSIDE = "layers:1,2"
+PARTS = ("src", "models", "dvc.yaml", "dvc.lock", "MLproject", "conda.yaml", "requirements.txt", ".dvcignore")
+PARTS += ("fingerprints.json", *(f"data/{step}.json" for step in ("download", "ground", "segment")))
 SMALL = {"impact": 12, "train": 24, "val": 8, "test": 16}
 
 
@@ -52,8 +60,8 @@ def run(project: Path, command: str, ok: bool = True) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
-    """A copy of the project with a small dataset, after ``mlflow run . -e finetune -P setup=top-4``."""
+def finetuned(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> tuple[Path, str]:
+    """A copy of the project with a small dataset, after ``mlflow run . -e finetune -P setup=top-4``; what it printed."""
     folder = tmp_path_factory.mktemp("project")
     for part in PARTS:
         source, target = project_root / part, folder / part
@@ -65,16 +73,20 @@ def project(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Pat
     run(folder, "git init -q .")
     (folder / ".dvc").mkdir()
     shutil.copy(project_root / ".dvc/config", folder / ".dvc")
-    params = yaml.safe_load((project_root / "params.yaml").read_text())
-    params["scenes"]["sizes"] = SMALL
-    params["train"] |= {"epochs": 2, "checkpoint_steps": 2}
-    params["tournament"] |= {"models": [MODEL], "rules": ["top", "first", "full", "draw"], "ks": [1], "draws": 2}
-    params["tournament"] |= {"seeds": [0, 1]}
-    params["answer"] |= {"images": 4, "generated_images": 2, "max_new_tokens": 16}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    told = run(folder, "mlflow run . -e finetune -P setup=top-4 --env-manager local")
-    assert "alias top-4" in told
-    return folder
+    values = yaml.safe_load((project_root / "params.yaml").read_text())
+    values["scenes"]["sizes"] = SMALL
+    values["train"] |= {"epochs": 2, "checkpoint_steps": 2}
+    values["grid"] = {"models": [MODEL], "setups": ["original", "top-4"]}
+    values["tournament"] |= {"models": [MODEL], "rules": ["top", "first", "draw"], "ks": [1], "draws": 2}
+    values["tournament"] |= {"seeds": [0, 1]}
+    values["answer"] |= {"images": 4, "generated_images": 2, "max_new_tokens": 16}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return folder, run(folder, "mlflow run . -e finetune -P setup=top-4 --env-manager local")
+
+
+@pytest.fixture(scope="module")
+def project(finetuned: tuple[Path, str]) -> Path:
+    return finetuned[0]
 
 
 @pytest.fixture
@@ -86,46 +98,103 @@ def client(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowCli
     mlflow.set_tracking_uri(before)
 
 
-def test_it_writes_what_it_promises(project: Path) -> None:
-    results = json.loads((project / f"outputs/finetune/{MODEL}/top-4/results.json").read_text())
+def test_it_tells_what_was_made_first_trained_and_evaluated(finetuned: tuple[Path, str]) -> None:
+    _, told = finetuned
+    for stage in (f"score@{MODEL}", f"select@{MODEL}-top-4", f"evaluate@{MODEL}-original"):
+        assert stage in told
+    trained, evaluated = (told.index(f"{step} top-4 of {MODEL}") for step in ("finetune", "evaluate"))
+    assert trained < evaluated
+    assert re.search(r"perplexity.*against the original", told)
+    assert f"head-impact-{MODEL} version 1, alias top-4" in told
+    assert "skipped" in told[evaluated:]
+    assert "there is no original" not in told[evaluated:]
+    assert f"mlflow models serve -m models:/head-impact-{MODEL}@top-4" in " ".join(re.split(r"[\s│]+", told))
+
+
+def test_it_writes_what_it_promises(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    results, selection = read_json(layout.results(MODEL, "top-4")), read_json(layout.selection(MODEL, "top-4"))
+    assert set(results) == {"model", "setup", "layers", "parameters", "metrics"}
     assert len(results["layers"]) == 4
-    assert set(results["metrics"]) == {"perplexity", "accuracy", "ans_prob", "token_nll"}
-    assert set(results["against_original"]) == {"perplexity", "accuracy", "ans_prob"}
-    selection = json.loads((project / f"outputs/selection/{MODEL}/top-4.json").read_text())
     assert results["layers"] == selection["layers"]
-    table = pd.read_csv(project / f"outputs/impact/{MODEL}/impact.csv")
+    assert set(results["metrics"]) == {"perplexity", "accuracy", "ans_prob", "token_nll"}
+    table = pd.read_csv(layout.impact_table(MODEL))
     best = table.groupby("layer")["hi"].mean().sort_values(ascending=False, kind="stable").index[:4]
     assert sorted(best) == selection["layers"]
-    objects = pd.read_parquet(project / f"outputs/finetune/{MODEL}/top-4/objects.parquet")
+    objects = pd.read_parquet(layout.evaluated_objects(MODEL, "top-4"))
     assert objects["correct"].mean() == pytest.approx(results["metrics"]["accuracy"]["value"])
-    assert len(objects) == sum(len(s.objects) for s in coco.read_part(project / "data/dataset", "test"))
+    assert len(objects) == sum(len(sample.objects) for sample in coco.read_part(layout.DATASET, "test"))
+    assert {path.name for path in layout.finetune(MODEL, "top-4").iterdir()} == {"adapter", "history.csv"}
+    assert {path.name for path in layout.evaluation(MODEL, "top-4").iterdir()} == {"objects.parquet", "results.json"}
 
 
-def test_the_run_carries_everything(project: Path, client: MlflowClient) -> None:
+def test_the_original_is_a_setup_without_layers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    assert [path.name for path in layout.finetune(MODEL, "original").iterdir()] == ["history.csv"]
+    results = read_json(layout.results(MODEL, "original"))
+    assert (results["layers"], results["parameters"]["trainable"]) == ([], 0)
+    same = pd.read_parquet(layout.evaluated_objects(MODEL, "original"))["object_id"]
+    assert same.equals(pd.read_parquet(layout.evaluated_objects(MODEL, "top-4"))["object_id"])
+
+
+def test_one_run_carries_everything(project: Path, client: MlflowClient) -> None:
     version = client.get_model_version_by_alias(f"head-impact-{MODEL}", "top-4")
     assert version.tags["setup"] == "top-4"
     assert len(version.tags["layers"].split(",")) == 4
     assert version.tags["dataset_digest"] == dataset_digest(project / "data/dataset")
     tracked = client.get_run(str(version.run_id))
+    assert (tracked.info.status, tracked.data.tags["step"]) == ("FINISHED", "finetune")
     assert tracked.data.params["setup"] == "top-4"
     assert tracked.data.params["lora.rank"] == "8"
     assert {"test/perplexity", "test/accuracy/difference", "parameters/trainable"} <= set(tracked.data.metrics)
     assert len(client.get_metric_history(str(version.run_id), "train/loss")) > 2
+    change = metrics.differences(
+        *(pd.read_parquet(layout.evaluated_objects(MODEL, setup)) for setup in ("top-4", "original"))
+    )["perplexity"]
+    assert tracked.data.metrics["test/perplexity/difference"] == pytest.approx(change.value)
+    assert f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})" in str(version.description)
     names = {
         file.path
         for folder in ("", MODEL, "tables", "top-4")
         for file in client.list_artifacts(tracked.info.run_id, folder)
     }
     assert {f"{MODEL}/heatmap.png", f"{MODEL}/layers.png", "tables/table4.json", "tables/table5.json"} <= names
+    assert {f"top-4/{name}" for name in ("adapter", "history.csv", "objects.parquet", "results.json")} <= names
     score = client.get_run(tracked.data.tags["score_run"])
     assert score.data.tags["step"] == "score"
-    assert [entry.dataset.name for entry in tracked.inputs.dataset_inputs] != []
+    parts = {entry.dataset.name for entry in tracked.inputs.dataset_inputs}
+    assert parts == {"scenes/train", "scenes/val", "scenes/test"}
 
 
 def test_repro_after_a_direct_run_does_not_redo_it(project: Path) -> None:
-    told = run(project, f"dvc repro finetune@{MODEL}-top-4")
+    told = run(project, f"dvc repro evaluate@{MODEL}-top-4")
     assert "Running stage" not in told
     assert "up to date" in told
+
+
+def test_a_setup_outside_of_the_grid_is_made_and_known_to_dvc(project: Path, client: MlflowClient) -> None:
+    told = run(project, f"python -m headimpact finetune --setup {OUTSIDE}")
+    assert f"head-impact-{MODEL} version 2, alias layers-1-2" in told
+    assert "Running stage" in told  # its selection
+    assert f"score@{MODEL}" not in told  # is there
+    assert read_json(layout.results(MODEL, OUTSIDE))["layers"] == [1, 2]
+    stages = [f"{step}-{MODEL}-layers-1-2" for step in ("evaluate", "finetune", "select")]
+    assert list(yaml.safe_load(layout.JOBS.read_text())["stages"]) == stages
+    assert graph.stale([f"{layout.JOBS}:{stages[0]}"]) == []
+    run_id = str(client.get_model_version_by_alias(f"head-impact-{MODEL}", "layers-1-2").run_id)
+    tracked = client.get_run(run_id)
+    assert (tracked.info.status, tracked.data.tags["step"]) == ("FINISHED", "finetune")
+    assert {"train/loss", "test/perplexity", "test/accuracy/difference"} <= set(tracked.data.metrics)
+
+
+def test_what_is_registered_stays_what_it_is(project: Path, client: MlflowClient) -> None:
+    """By the command register, which logs and registers anew what the files hold."""
+    before = {version.version: version.run_id for version in client.search_model_versions("")}
+    result = CliRunner().invoke(command_line.app, ["register"])
+    assert result.exit_code == 0, result.output
+    for version, alias in ((1, "top-4"), (2, "layers-1-2")):
+        assert f"head-impact-{MODEL} version {version}, alias {alias}" in result.output
+    assert {version.version: version.run_id for version in client.search_model_versions("")} == before
 
 
 def test_the_registered_version_answers_as_base_and_adapter_do(project: Path, client: MlflowClient) -> None:
@@ -134,7 +203,7 @@ def test_the_registered_version_answers_as_base_and_adapter_do(project: Path, cl
     image = base64.b64encode(sample.path.read_bytes()).decode()
     found = served.predict(pd.DataFrame([{"image": image, "prompt": "What is this photo?"}]))
     base = loading.load(str(project / "models/bases" / MODEL))
-    lora.load(base, project / f"outputs/finetune/{MODEL}/top-4/adapter")
+    lora.load(base, project / layout.adapter(MODEL, "top-4"))
     expected = base.generate(sample.image(), "What is this photo?", max_new_tokens=32, do_sample=False)
     assert found["text"].tolist() == [expected]
     assert expected.startswith("This is a photo of")
@@ -162,14 +231,13 @@ def test_a_tournament_goes_on_where_it_was_killed_and_trains_what_rules_share_on
     project: Path, tournament: str
 ) -> None:
     cells = pd.read_csv(project / "outputs/tournament/cells.csv", dtype={"layers": str})
-    assert cells.groupby("rule").size().to_dict() == {"top": 2, "first": 2, "full": 2, "draw": 2}
-    assert cells["trainable"].nunique() == 1
+    assert cells.groupby("rule").size().to_dict() == {"top": 2, "first": 2, "draw": 2}
     runs = pd.read_parquet(project / f"outputs/tournament/runs/{MODEL}.parquet")
     made = runs[["layers", "ranks", "seed"]].drop_duplicates()
     needed = cells[["layers", "rank", "seed"]].drop_duplicates()
     assert len(made) == len(needed) + 1  # the original
     assert len(needed) < len(cells)  # layer 0 is both first and top
-    (told,) = re.findall(r"(\d+) trained, 8 compared", tournament)
+    (told,) = re.findall(r"(\d+) trained, 6 compared", tournament)
     assert 0 < int(told) < len(made)
     assert not list((project / "outputs/checkpoints/tournament").rglob("*.safetensors"))
 
@@ -177,15 +245,15 @@ def test_a_tournament_goes_on_where_it_was_killed_and_trains_what_rules_share_on
 def test_a_tournament_tells_what_may_be_claimed(project: Path, tournament: str) -> None:
     folder = project / "outputs/tournament"
     changes = pd.read_csv(folder / "changes.csv")
-    assert set(changes["rule"]) == {"top", "first", "full", "draw"}
+    assert set(changes["rule"]) == {"top", "first", "draw"}
     assert (changes["low"] <= changes["value"]).all()
     assert (changes["value"] <= changes["high"]).all()
-    assert set(pd.read_csv(folder / "comparisons.csv")["rival"]) == {"first", "full", "draw"}
+    assert set(pd.read_csv(folder / "comparisons.csv")["rival"]) == {"first", "draw"}
     verdicts = json.loads((folder / "verdicts.json").read_text())
     assert any("took the same layers as first-1" in sentence for sentence in verdicts[MODEL])
     assert (folder / "tournament.png").read_bytes().startswith(b"\x89PNG")
     chosen = json.loads((folder / f"selections/{MODEL}.json").read_text())
-    assert set(chosen) == {"top-1", "first-1", "full-1", "draw-1-0", "draw-1-1"}
+    assert set(chosen) == {"top-1", "first-1", "draw-1-0", "draw-1-1"}
     assert chosen["top-1"]["why"][0]["reason"].startswith("rank 1 of 14")
 
 
@@ -195,8 +263,8 @@ def test_the_runs_of_a_tournament_are_nested_under_one(tournament: str, client: 
         [experiment.experiment_id], "tags.step = 'tournament' and attributes.status = 'FINISHED'"
     )
     nested = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    assert len(nested) == 8
-    assert {child.data.tags["setup"] for child in nested} == {"top-1", "first-1", "full-1", "draw-1-0", "draw-1-1"}
+    assert len(nested) == 6
+    assert {child.data.tags["setup"] for child in nested} == {"top-1", "first-1", "draw-1-0", "draw-1-1"}
     assert {"test/perplexity", "test/accuracy", "parameters/trainable"} <= set(nested[0].data.metrics)
     names = {file.path for file in client.list_artifacts(parent.info.run_id, "tournament")}
     assert "tournament/tournament.png" in names
@@ -204,55 +272,49 @@ def test_the_runs_of_a_tournament_are_nested_under_one(tournament: str, client: 
 
 
 def test_a_finished_tournament_trains_nothing_again(project: Path, tournament: str) -> None:
-    told = run(project, "python -m headimpact tournament")
-    assert "0 trained, 8 compared" in told
     told = run(project, "python -m headimpact tournament --tournament.draws 3")
-    assert "1 trained, 9 compared" in told or "0 trained, 9 compared" in told
+    assert "1 trained, 7 compared" in told or "0 trained, 7 compared" in told
     assert "Made with overridden values" in told
 
 
 def test_a_setup_answers_beside_the_original(project: Path, client: MlflowClient) -> None:
     told = run(project, "mlflow run . -e answer -P setup=top-4 --env-manager local")
-    assert f"answer-original@{MODEL}" in told  # was missing, and built first
-    folder = project / f"outputs/answers/{MODEL}"
-    results = json.loads((folder / "top-4/results.json").read_text())
-    assert set(results["against_original"]) == set(results["metrics"])
+    assert f"answer@{MODEL}-original" in told  # was missing, and built first
+    assert "against the original" in told
+    folder = layout.answers(MODEL, "top-4")
+    assert {path.name for path in folder.iterdir()} == {"orders.parquet", "generated.parquet", "results.json"}
     for setup in ("original", "top-4"):
-        orders = pd.read_parquet(folder / setup / "orders.parquet").set_index("object_id")
-        stored = pd.read_parquet(project / f"outputs/finetune/{MODEL}/{setup}/objects.parquet").set_index("object_id")
+        orders = pd.read_parquet(layout.order_answers(MODEL, setup)).set_index("object_id")
+        stored = pd.read_parquet(layout.evaluated_objects(MODEL, setup)).set_index("object_id")
         stored = stored.loc[orders.index]
         assert orders["image_id"].nunique() == 4
         assert orders["correct_one"].tolist() == stored["correct"].astype(float).tolist()
         assert orders["ans_prob_one"].tolist() == pytest.approx(stored["ans_prob"].tolist(), abs=1e-4)
-        generated = pd.read_parquet(folder / setup / "generated.parquet").drop_duplicates("object_id")
+        generated = pd.read_parquet(layout.generated(MODEL, setup)).drop_duplicates("object_id")
         expected = -stored.loc[generated["object_id"], "nll"]
         assert generated["reference_log_prob"].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
-    page = (folder / "top-4/gallery.html").read_text()
+    (answered,) = client.search_runs(["1"], "tags.step = 'answer' and tags.setup = 'top-4'")
+    results = read_json(layout.answer_results(MODEL, "top-4"))
+    for name, figure in results["metrics"].items():
+        assert answered.data.metrics[f"test/{name}"] == figure["value"]
+        assert f"test/{name}/difference" in answered.data.metrics
+    page = mlflow.artifacts.load_text(f"runs:/{answered.info.run_id}/gallery.html")
     assert page.count("data:image/jpeg") == 2
     assert '<th scope="col">original</th>' in page
-    (found,) = client.search_runs(["1"], "tags.step = 'answer' and tags.setup = 'top-4'")
-    assert found.data.metrics["test/accuracy_24_orders"] == results["metrics"]["accuracy_24_orders"]["value"]
-    names = {file.path for file in client.list_artifacts(found.info.run_id)}
-    assert {"gallery.html", "orders.parquet", "generated.parquet", "results.json", "tables"} <= names
-    assert "didn't change" in run(project, f"dvc repro -s answer@{MODEL}-top-4")
+    assert graph.stale([f"answer@{MODEL}-top-4"]) == []
 
 
 def test_an_adapter_is_refused_on_another_base(project: Path) -> None:
     other = loading.load(str(project / "models/bases/tiny-qwen2-vl"))
     with pytest.raises(InputError, match="was trained on"):
-        lora.load(other, project / f"outputs/finetune/{MODEL}/top-4/adapter")
+        lora.load(other, project / layout.adapter(MODEL, "top-4"))
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("finetune --setup top-0", "top-0"),
-        ("finetune --setup top-99", "the model has 14"),
-        ("finetune --setup topp-4", "Unknown setup 'topp-4'"),
-        ("finetune --model tiny-smolvml", "Did you mean tiny-smolvlm?"),
-        ("finetune --scenes.sizes.train 10", "dvc exp run -S"),
+        ("finetune --setup top-99", "the model has 14"),  # only known after it was scored
         ("finetune --train.lr fast", "train.lr"),
-        ("finetune --train.speed 3", "there is no value of this name"),
     ],
 )
 def test_bad_input_gets_one_message_and_changes_nothing(project: Path, command: str, message: str) -> None:
@@ -265,35 +327,43 @@ def test_bad_input_gets_one_message_and_changes_nothing(project: Path, command: 
 
 @pytest.mark.parametrize(
     "edited",
-    ["data/dataset/annotations/test.json", "data/dataset/images/000001.png", f"outputs/impact/{MODEL}/impact.csv"],
+    [
+        layout.DATASET / "annotations/test.json",
+        layout.DATASET / "images/000001.png",
+        layout.impact_table(MODEL),
+    ],
 )
-def test_files_edited_by_hand_are_refused_and_left_alone(project: Path, edited: str) -> None:
-    path = project / edited
-    original = path.read_bytes()
+def test_files_edited_by_hand_are_refused_and_left_alone(
+    project: Path, edited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setattr(graph, "reproduce", lambda stages: pytest.fail("it was made again"))
+    original = edited.read_bytes()
     # DVC may have linked the file into its cache, which must stay whole.
-    path.unlink()
-    path.write_bytes(original[: len(original) // 2])
+    edited.unlink()
+    edited.write_bytes(original[: len(original) // 2])
     try:
-        told = run(project, "python -m headimpact finetune --setup bottom-4", ok=False)
-        assert edited in told
-        assert "Traceback" not in told
-        assert path.read_bytes() == original[: len(original) // 2]
+        config = params.load(layout.PARAMS)
+        with pytest.raises(InputError, match=re.escape(edited.as_posix())):
+            pipeline.run("finetune", config, Job(MODEL, OUTSIDE), False, lambda step: pytest.fail("it ran"))
+        assert edited.read_bytes() == original[: len(original) // 2]
     finally:
-        path.write_bytes(original)
+        edited.write_bytes(original)
 
 
-def test_a_pulled_dataset_is_not_built_again(project: Path, tmp_path: Path) -> None:
+def test_a_pulled_dataset_is_not_built_again(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a remote that is a local folder, into a clone without data."""
     clone = tmp_path / "clone"
     left_out = shutil.ignore_patterns("outputs", "mlruns", "mlflow.db*", "dataset", "cache", "tmp")
     shutil.copytree(project, clone, ignore=left_out)
-    assert not (clone / "data/dataset").exists()
+    assert not (clone / layout.DATASET).exists()
+    remote = f"[core]\n    remote = shared\n['remote \"shared\"']\n    url = {tmp_path / 'remote'}\n"
     for folder in (project, clone):
-        run(folder, f"dvc remote add -f -d shared {tmp_path / 'remote'}")
+        (folder / ".dvc/config.local").write_text(remote)
     run(project, "dvc push data")
     run(clone, "dvc pull data")
-    assert dataset_digest(clone / "data/dataset") == dataset_digest(project / "data/dataset")
-    assert (clone / "outputs/data/contact_sheet.png").is_file()
-    told = run(clone, "dvc repro data")
-    assert "Running stage" not in told
-    assert "Stage 'data' didn't change" in told
+    assert dataset_digest(clone / layout.DATASET) == dataset_digest(project / layout.DATASET)
+    assert (clone / layout.DATASET_LOOK / "contact_sheet.png").is_file()
+    monkeypatch.chdir(clone)
+    assert graph.stale(["data"]) == []
