@@ -176,7 +176,7 @@ def test_a_setup_outside_of_the_grid_is_made_and_known_to_dvc(project: Path, cli
     told = run(project, f"python -m headimpact finetune --setup {OUTSIDE}")
     assert f"head-impact-{MODEL} version 2, alias layers-1-2" in told
     assert "Running stage" in told  # its selection
-    assert f"score@{MODEL}" not in told  # is there
+    assert f"Running stage 'score@{MODEL}'" not in told  # is there
     assert read_json(layout.results(MODEL, OUTSIDE))["layers"] == [1, 2]
     stages = [f"{step}-{MODEL}-layers-1-2" for step in ("evaluate", "finetune", "select")]
     assert list(yaml.safe_load(layout.JOBS.read_text())["stages"]) == stages
