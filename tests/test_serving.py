@@ -302,6 +302,7 @@ def register_fake(folder: Path) -> None:
         "layers": [1],
     }
     (adapter / "header.json").write_text(json.dumps(header | dict.fromkeys(names, "x")))
+    (adapter / "adapter_model.safetensors").write_bytes(b"adapter")
     (folder / "requirements.txt").write_text("mlflow==3.17.2\n")
     with tracking.run("finetune"):
         tracking.register(adapter, "A test.", LIMITS, package=package)
