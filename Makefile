@@ -25,7 +25,7 @@ check test: .venv/installed-dev
 	ruff check .
 	pyright
 	PYTHONPATH=src lint-imports --no-cache
-	pytest -n auto $(TESTS)
+	pytest -n auto --dist worksteal $(TESTS)
 
 write: .venv/installed
 	headimpact write
