@@ -15,12 +15,11 @@ def _predicting_logits(
 ) -> tuple[Float[Tensor, "picked vocabulary"], Int[Tensor, "picked"]]:
     """Logits that predict the picked tokens, and those tokens' ids."""
     rows, columns, ids = [], [], []
-    numbered = [(image, i) for image, of_image in enumerate(packed.conversations) for i in range(len(of_image))]
-    for (image, index), tokens in zip(numbered, picked, strict=True):
-        row, column = packed.predicting(image, index, tokens)
+    for index, tokens in enumerate(picked):
+        row, column = packed.predicting(index, tokens)
         rows.append(row)
         columns.append(column)
-        ids.append(packed.conversations[image][index].ids[tokens])
+        ids.append(packed.tokens[index].ids[tokens])
     places = torch.cat(rows).to(hidden.device), torch.cat(columns).to(hidden.device)
     return vlm.logits(hidden[places]), torch.cat(ids).to(hidden.device)
 
@@ -37,7 +36,7 @@ def log_probabilities(
         vlm: projects hidden states to logits.
         packed: the conversations.
         hidden: the decoder's last hidden states of ``packed.batch``.
-        picked: per conversation (image by image, in order) the indices of the tokens that count; may be empty.
+        picked: per conversation of ``packed`` the indices of the tokens that count; may be empty.
     """
     logits, ids = _predicting_logits(vlm, packed, hidden, picked)
     chosen = logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
@@ -56,12 +55,11 @@ def option_log_probabilities(
         vlm: projects hidden states to logits.
         packed: conversations; the target of a question is its label's token.
         hidden: the decoder's last hidden states of ``packed.batch``.
-        labels: per conversation (image by image, in order) the token id of each option label; None where the
-            conversation is not a question.
+        labels: per conversation of ``packed`` the token id of each option label; None where the conversation is not a
+            question.
     """
-    conversations = [conversation for of_image in packed.conversations for conversation in of_image]
     nothing = torch.empty(0, dtype=torch.long)
-    picked = [c.target if ids is not None else nothing for c, ids in zip(conversations, labels, strict=True)]
+    picked = [t.target if ids is not None else nothing for t, ids in zip(packed.tokens, labels, strict=True)]
     logits, _ = _predicting_logits(vlm, packed, hidden, picked)
     options = torch.stack([ids for ids in labels if ids is not None]).to(hidden.device)
     return logits.log_softmax(dim=-1).gather(1, options)

@@ -1,50 +1,73 @@
-"""Images and their phrases in, losses and log-probabilities out, in one packed forward each."""
+"""Images and their phrases in, losses and log-probabilities out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
-from headimpact.vlm import packing
+from headimpact.engine.forward import Engine, Forward, Loaded, Prepare, Prepared
 from headimpact.vlm.base import Vlm
+from headimpact.vlm.tokengrid import TokenGrid
 
 
-def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """Consecutive groups of at most ``size`` samples."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+def captions(vlm: Vlm) -> Prepare[None]:
+    """Prepares the caption of every object of an image."""
+
+    def prepare(sample: Sample, grid: TokenGrid) -> Prepared[None] | None:
+        if not sample.objects:
+            return None
+        return Prepared(sample, [vlm.tokenize(vlm.caption(obj.phrase), grid) for obj in sample.objects], None)
+
+    return prepare
 
 
 @torch.inference_mode()
-def phrase_nll(vlm: Vlm, samples: Sequence[Sample]) -> list[tuple[Sample, KeyObject, float, int]]:
-    """Mean NLL (nats) over the description tokens, and their number, for every object of a few images."""
-    encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    conversations = [
-        [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
-        for sample, image in zip(samples, encoded, strict=True)
-    ]
-    features = vlm.image_features(encoded)
-    packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
-    hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
-    targets = [tokens.target for of_image in conversations for tokens in of_image]
-    log_probs = likelihood.log_probabilities(vlm, packed, hidden, targets)
-    objects = [(sample, obj) for sample in samples for obj in sample.objects]
-    return [(s, o, -float(p.mean()), len(p)) for (s, o), p in zip(objects, log_probs, strict=True)]
+def _phrase_log_probabilities(forward: Forward) -> list[Tensor]:
+    targets = [tokens.target for tokens in forward.packed.tokens]
+    log_probs = likelihood.log_probabilities(forward.engine.vlm, forward.packed, forward.hidden(), targets)
+    return [of_phrase.cpu() for of_phrase in log_probs]
 
 
-def caption_loss(vlm: Vlm, samples: Sequence[Sample]) -> tuple[Tensor, int]:
-    """Summed NLL (nats) of the answers' tokens of all captions of a few images, and the number of those tokens."""
-    encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    conversations = [
-        [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
-        for sample, image in zip(samples, encoded, strict=True)
-    ]
-    with torch.no_grad():
-        features = vlm.image_features(encoded)
-    packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
-    hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
-    answers = [tokens.answer for of_image in conversations for tokens in of_image]
-    log_probs = torch.cat(likelihood.log_probabilities(vlm, packed, hidden, answers))
-    return -log_probs.sum(), len(log_probs)
+def phrase_nll(engine: Engine, images: Iterable[Loaded[None]]) -> Iterator[tuple[Sample, KeyObject, float, int]]:
+    """Mean NLL (nats) over the description tokens, and their number, for every object of some images.
+
+    Args:
+        engine: the base.
+        images: prepared by :func:`captions`.
+    """
+    for prepared, log_probs in engine.read(images, _phrase_log_probabilities):
+        for obj, of_phrase in zip(prepared.sample.objects, log_probs, strict=True):
+            yield prepared.sample, obj, -float(of_phrase.mean()), len(of_phrase)
+
+
+def caption_losses(forward: Forward) -> list[Float[Tensor, "_"]]:
+    """NLL (nats) of the answer's tokens of every caption of a forward."""
+    answers = [tokens.answer for tokens in forward.packed.tokens]
+    log_probs = likelihood.log_probabilities(forward.engine.vlm, forward.packed, forward.hidden(), answers)
+    return [-of_caption for of_caption in log_probs]
+
+
+def backward(
+    engine: Engine, images: Sequence[Loaded[None]], step: Callable[[Tensor], None]
+) -> tuple[float, int]:
+    """The gradient of the summed NLL of the answers' tokens of all captions of a few images.
+
+    Args:
+        engine: the base with its adapter.
+        images: prepared by :func:`captions`.
+        step: takes the summed NLL of one forward and adds its gradient to that of the forwards before.
+
+    Returns:
+        The summed NLL (nats), and the number of those tokens.
+    """
+
+    def read(forward: Forward[None]) -> list[tuple[float, int]]:
+        losses = caption_losses(forward)
+        step(torch.cat(losses).sum())
+        return [(float(loss.detach().sum()), len(loss)) for loss in losses]
+
+    read_off = [value for _, values in engine.read(images, read) for value in values]
+    return sum(nll for nll, _ in read_off), sum(tokens for _, tokens in read_off)

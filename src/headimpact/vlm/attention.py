@@ -22,7 +22,7 @@ class Description:
     Attributes:
         row: which sequence of the batch.
         queries: packed indices of the description tokens.
-        visual: packed indices of the image's visual tokens.
+        visual: packed indices of the image's visual tokens, the same for all descriptions of a sequence.
     """
 
     row: int
@@ -54,8 +54,8 @@ def softmax_rows(
 ) -> Float[Tensor, "heads queries keys"]:
     """Attention probabilities in float32; key heads serve equal groups of query heads (GQA)."""
     heads, queries, width = query.shape
-    grouped = query.reshape(key.shape[0], -1, width)
-    scores = (grouped @ key.transpose(1, 2)).reshape(heads, queries, -1).float() * scaling
+    grouped = query.float().reshape(key.shape[0], -1, width)
+    scores = (grouped @ key.float().transpose(1, 2)).reshape(heads, queries, -1) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
@@ -95,13 +95,26 @@ def capture_rows(
     scaling: float,
     softcap: float | None,
 ) -> None:
-    """Compute each description's rows, keep the visual columns, average over its tokens, and hand them on."""
-    maps = []
-    for description in capture.descriptions:
-        row, queries = description.row, description.queries.to(query.device)
-        rows = softmax_rows(query[row][:, queries], key[row], mask[row, 0, queries], scaling, softcap)
-        maps.append(rows[:, :, description.visual.to(query.device)].mean(dim=1))
-    capture.take(layer, maps)
+    """Compute the rows of all descriptions, keep the visual columns, average over each description's tokens, and hand
+    them on; the rows of one sequence are computed together, ``QUERY_CHUNK`` at a time."""
+    of_rows: dict[int, list[int]] = {}
+    for index, description in enumerate(capture.descriptions):
+        of_rows.setdefault(description.row, []).append(index)
+    maps: dict[int, Tensor] = {}
+    for row, indices in of_rows.items():
+        chosen = [capture.descriptions[index] for index in indices]
+        visual = chosen[0].visual.to(query.device)
+        queries = torch.cat([description.queries for description in chosen]).to(query.device)
+        rows = torch.cat(
+            [
+                softmax_rows(query[row][:, chunk], key[row], mask[row, 0, chunk], scaling, softcap)[:, :, visual]
+                for chunk in queries.split(QUERY_CHUNK)
+            ],
+            dim=1,
+        )
+        means = [of_one.mean(dim=1) for of_one in rows.split([len(d.queries) for d in chosen], dim=1)]
+        maps.update(zip(indices, means, strict=True))
+    capture.take(layer, [maps[index] for index in range(len(capture.descriptions))])
 
 
 def attention_forward(

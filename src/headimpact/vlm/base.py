@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headimpact.errors import InputError
-from headimpact.vlm import attention, tokengrid
+from headimpact.vlm import attention, decoder, tokengrid
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, ImageText
 from headimpact.vlm.packing import Batch, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
@@ -29,6 +29,10 @@ class EncodedImage:
 
     pixels: dict[str, Tensor]
     grid: TokenGrid
+
+    def pin_memory(self) -> "EncodedImage":
+        """The same in page-locked memory, from where it goes to a GPU without waiting (torch's DataLoader asks)."""
+        return EncodedImage({name: tensor.pin_memory() for name, tensor in self.pixels.items()}, self.grid)
 
 
 class Vlm(ABC):
@@ -233,27 +237,61 @@ class Vlm(ABC):
             raise InputError(f"{self.source}: an option label is not a single token of this tokenizer.")
         return variants[label], torch.stack([v.ids[v.target[0]] for v in variants])
 
+    def embeddings(
+        self, batch: Batch, features: Sequence[Float[Tensor, "_ width"]]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """What the decoder's first layer gets: the embeddings of text, and ``features`` in the visual tokens' places.
+
+        Args:
+            batch: packed sequences.
+            features: per sequence the embeddings of its image's visual tokens.
+        """
+        embeddings = self.model.get_input_embeddings()(batch.ids.to(self.device))
+        rows = torch.cat([torch.full((len(index),), row) for row, index in enumerate(batch.visual)])
+        places = (rows.to(self.device), torch.cat(batch.visual).to(self.device))
+        visual = torch.cat([of_image.to(self.device) for of_image in features])
+        return embeddings.index_put(places, visual.to(embeddings.dtype))
+
     def hidden_states(
         self,
         batch: Batch,
-        features: Sequence[Float[Tensor, "_ width"]],
+        states: Float[Tensor, "batch tokens width"],
         capture: attention.RowCapture | None = None,
+        first: int = 0,
     ) -> Float[Tensor, "batch tokens width"]:
         """The decoder's last hidden states of packed sequences.
 
         Args:
             batch: packed sequences.
-            features: per sequence the embeddings of its image's visual tokens.
+            states: :meth:`embeddings`, or, where ``first`` is above 0, the hidden states that enter that layer.
             capture: reads attention rows layer by layer on the way.
+            first: the layers below are skipped.
         """
+        if not first:
+            return self._decode(batch, states, capture)
+        with decoder.starting_at(self._decoder_layers, first, states):
+            return self._decode(batch, states, capture)
+
+    def states_entering(
+        self, layer: int, batch: Batch, embeddings: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        """The hidden states that enter a layer; only the layers below it run."""
+        if not layer:
+            return embeddings
+        with decoder.ending_before(self._decoder_layers, layer) as kept:
+            self._decode(batch, embeddings, None)
+        assert kept.entering is not None
+        return kept.entering
+
+    @property
+    def _decoder_layers(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.decoder.get_submodule("layers"))
+
+    def _decode(self, batch: Batch, states: Tensor, capture: attention.RowCapture | None) -> Tensor:
         batch = batch.to(self.device)
-        embeddings = self.model.get_input_embeddings()(batch.ids)
-        rows = torch.cat([torch.full((len(index),), row) for row, index in enumerate(batch.visual)])
-        places = (rows.to(self.device), torch.cat(batch.visual).to(self.device))
-        embeddings = embeddings.index_put(places, torch.cat(list(features)).to(embeddings.dtype))
         extra = {} if capture is None else {"capture": capture}
         return self.decoder(
-            inputs_embeds=embeddings,
+            inputs_embeds=states,
             attention_mask=self.decoder_mask(batch.mask, batch.positions),
             position_ids=self.decoder_positions(batch.positions),
             use_cache=False,

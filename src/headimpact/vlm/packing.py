@@ -1,11 +1,15 @@
 """Many conversations over one image, packed into one sequence: a shared trunk and one branch each."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+SHORT_TRUNK = 256
+"""A sequence may have this many tokens in its branches, however short its trunk is."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Packed:
     Attributes:
         ids: token ids, trunk first, then the branches.
         positions: position ids; those of a branch continue where the trunk ends.
-        mask: true where the query (row) may attend to the key (column).
+        branches: 0 for the tokens of the trunk, from 1 for those of each branch.
+        prompt: how many of the first tokens attend to each other in both directions; 0 in a causal decoder.
         visual: packed indices of the visual tokens.
         where: for every conversation, the packed index of each of its tokens.
         members: which conversations (indices into the packed list) these are.
@@ -47,7 +52,8 @@ class Packed:
 
     ids: Int[Tensor, "tokens"]
     positions: Int[Tensor, "axes tokens"]
-    mask: Bool[Tensor, "tokens tokens"]
+    branches: Int[Tensor, "tokens"]
+    prompt: int
     visual: Int[Tensor, "visual"]
     where: tuple[Int[Tensor, "_"], ...]
     members: tuple[int, ...]
@@ -60,18 +66,36 @@ class Batch:
     Attributes:
         ids: token ids, 0 where padded.
         positions: position ids, 0 where padded.
-        mask: true where the query may attend to the key; a padded query attends to itself alone.
+        branches: as of :class:`Packed`, -1 where padded.
+        prompts: as ``prompt`` of :class:`Packed`, one number a sequence.
         visual: packed indices of the visual tokens, one tensor per sequence.
     """
 
     ids: Int[Tensor, "batch tokens"]
     positions: Int[Tensor, "axes batch tokens"]
-    mask: Bool[Tensor, "batch 1 tokens tokens"]
+    branches: Int[Tensor, "batch tokens"]
+    prompts: Int[Tensor, "batch"]
     visual: tuple[Int[Tensor, "_"], ...]
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "batch 1 tokens tokens"]:
+        """True where the query (row) may attend to the key (column); a padded query attends to itself alone."""
+        index = torch.arange(self.ids.shape[1], device=self.ids.device)
+        query, key = self.branches[:, :, None], self.branches[:, None, :]
+        mask = ((key == 0) & (query >= 0)) | ((key == query) & (query >= 0))
+        mask &= index[None, None, :] <= index[None, :, None]
+        within = index < self.prompts[:, None]
+        mask |= within[:, :, None] & within[:, None, :]
+        # A softmax over no key at all is NaN, also where nobody reads it: a padded query sees itself.
+        mask |= torch.eye(len(index), dtype=torch.bool, device=mask.device)
+        return mask[:, None]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device (the index lists stay where they are)."""
-        return Batch(self.ids.to(device), self.positions.to(device), self.mask.to(device), self.visual)
+        if self.ids.device == torch.device(device):
+            return self
+        moved = (t.to(device, non_blocking=True) for t in (self.ids, self.positions, self.branches, self.prompts))
+        return Batch(*moved, self.visual)
 
 
 def common_prefix(sequences: Sequence[Int[Tensor, "_"]]) -> int:
@@ -101,32 +125,59 @@ def pack(conversations: Sequence[Tokens], members: Sequence[int], bidirectional:
     if bidirectional and any(trunk < conversation.prompt_length for conversation in conversations):
         raise ValueError("Conversations packed together must share their prompt: it attends in both directions.")
     ids, positions, where = [first.ids[:trunk]], [first.positions[:, :trunk]], []
+    branches = [torch.zeros(trunk, dtype=torch.long)]
     total = trunk
-    for conversation in conversations:
+    for number, conversation in enumerate(conversations, 1):
         branch = len(conversation.ids) - trunk
         where.append(torch.cat([torch.arange(trunk), torch.arange(total, total + branch)]))
         ids.append(conversation.ids[trunk:])
         positions.append(conversation.positions[:, trunk:])
+        branches.append(torch.full((branch,), number))
         total += branch
-    mask = torch.zeros(total, total, dtype=torch.bool)
-    for index in where:
-        mask[index[:, None], index[None, :]] = torch.ones(len(index), len(index), dtype=torch.bool).tril()
-    if bidirectional:
-        mask[: first.prompt_length, : first.prompt_length] = True
-    return Packed(torch.cat(ids), torch.cat(positions, 1), mask, first.visual, tuple(where), tuple(members))
+    return Packed(
+        ids=torch.cat(ids),
+        positions=torch.cat(positions, 1),
+        branches=torch.cat(branches),
+        prompt=first.prompt_length if bidirectional else 0,
+        visual=first.visual,
+        where=tuple(where),
+        members=tuple(members),
+    )
 
 
 def pack_image(conversations: Sequence[Tokens], bidirectional: bool) -> list[Packed]:
-    """Pack all conversations over one image into as few sequences as the attention allows.
+    """Pack all conversations over one image into sequences.
 
-    A causal decoder can share any common prefix, so one sequence is enough. Where image and prompt attend to
-    each other in both directions, only conversations with the same prompt can share one.
+    A causal decoder can share any common prefix. Where image and prompt attend to each other in both directions, only
+    conversations with the same prompt can share one. Attention grows with the square of a sequence, so a sequence has
+    branches of together no more tokens than its trunk has (or than ``SHORT_TRUNK``): the cost grows in proportion to
+    the conversations, and no sequence is longer than twice the image and its prompt.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, conversation in enumerate(conversations):
         prompt = tuple(conversation.ids[: conversation.prompt_length].tolist()) if bidirectional else ()
         groups.setdefault(prompt, []).append(index)
-    return [pack([conversations[i] for i in group], group, bidirectional) for group in groups.values()]
+    return [
+        pack([conversations[i] for i in piece], piece, bidirectional)
+        for group in groups.values()
+        for piece in _cut(conversations, group)
+    ]
+
+
+def _cut(conversations: Sequence[Tokens], group: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive conversations that go into one sequence."""
+    trunk = common_prefix([conversations[i].ids for i in group])
+    most = max(trunk, SHORT_TRUNK)
+    piece: list[int] = []
+    tokens = 0
+    for index in group:
+        branch = len(conversations[index].ids) - trunk
+        if piece and tokens + branch > most:
+            yield piece
+            piece, tokens = [], 0
+        piece.append(index)
+        tokens += branch
+    yield piece
 
 
 def collate(sequences: Sequence[Packed]) -> Batch:
@@ -135,14 +186,34 @@ def collate(sequences: Sequence[Packed]) -> Batch:
     axes = sequences[0].positions.shape[0]
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     positions = torch.zeros(axes, len(sequences), longest, dtype=torch.long)
-    # A softmax over no key at all is NaN, also where nobody reads it: a padded query sees itself.
-    mask = torch.eye(longest, dtype=torch.bool).repeat(len(sequences), 1, 1)
+    branches = torch.full((len(sequences), longest), -1)
     for row, packed in enumerate(sequences):
         length = len(packed.ids)
         ids[row, :length] = packed.ids
         positions[:, row, :length] = packed.positions
-        mask[row, :length, :length] = packed.mask
-    return Batch(ids, positions, mask[:, None], tuple(packed.visual for packed in sequences))
+        branches[row, :length] = packed.branches
+    prompts = torch.tensor([packed.prompt for packed in sequences])
+    return Batch(ids, positions, branches, prompts, tuple(packed.visual for packed in sequences))
+
+
+def forwards(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Which sequences go through the decoder together: those of like length, of at most ``most_tokens`` with the
+    padding, or one that is longer than that.
+
+    Args:
+        lengths: tokens of each sequence.
+        most_tokens: bound of a batch, rows times columns.
+
+    Returns:
+        Indices into ``lengths``, from the shortest sequences to the longest.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= most_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 @dataclass(frozen=True)
@@ -152,34 +223,53 @@ class PackedImages:
     Attributes:
         batch: the padded sequences.
         images: per sequence, the index of its image.
-        conversations: per image its conversations.
-        places: per image and conversation, the sequence and the packed index of each of its tokens.
+        members: the conversations that are in it, each as the index of its image and its own among those of that image.
+        tokens: these conversations.
+        places: per conversation its sequence, and the packed index of each of its tokens.
     """
 
     batch: Batch
     images: tuple[int, ...]
-    conversations: Sequence[Sequence[Tokens]]
-    places: tuple[tuple[tuple[int, Int[Tensor, "_"]], ...], ...]
+    members: tuple[tuple[int, int], ...]
+    tokens: tuple[Tokens, ...]
+    places: tuple[tuple[int, Int[Tensor, "_"]], ...]
 
     def predicting(
-        self, image: int, conversation: int, picked: Int[Tensor, "picked"]
+        self, conversation: int, picked: Int[Tensor, "picked"]
     ) -> tuple[Int[Tensor, "picked"], Int[Tensor, "picked"]]:
-        """Where the hidden states lie that predict the picked tokens: sequence and packed index."""
-        row, where = self.places[image][conversation]
+        """Where the hidden states lie that predict the picked tokens of a conversation: sequence and packed index."""
+        row, where = self.places[conversation]
         columns = where[picked - 1]
         return torch.full_like(columns, row), columns
 
 
+def join(sequences: Sequence[tuple[int, Packed]], conversations: Sequence[Sequence[Tokens]]) -> PackedImages:
+    """Pad packed sequences of several images to one length.
+
+    Args:
+        sequences: each with the index of its image.
+        conversations: of every image, also those that are in none of the sequences.
+    """
+    found = [
+        ((image, member), (row, where))
+        for row, (image, packed) in enumerate(sequences)
+        for member, where in zip(packed.members, packed.where, strict=True)
+    ]
+    found.sort(key=lambda entry: entry[0])
+    return PackedImages(
+        batch=collate([packed for _, packed in sequences]),
+        images=tuple(image for image, _ in sequences),
+        members=tuple(member for member, _ in found),
+        tokens=tuple(conversations[image][member] for (image, member), _ in found),
+        places=tuple(place for _, place in found),
+    )
+
+
 def pack_images(conversations: Sequence[Sequence[Tokens]], bidirectional: bool) -> PackedImages:
-    """Pack the conversations over each of several images, and pad the sequences to one length."""
-    sequences: list[Packed] = []
-    images: list[int] = []
-    places: list[dict[int, tuple[int, Tensor]]] = []
-    for image, of_image in enumerate(conversations):
-        places.append({})
-        for packed in pack_image(of_image, bidirectional):
-            places[-1] |= {m: (len(sequences), where) for m, where in zip(packed.members, packed.where, strict=True)}
-            sequences.append(packed)
-            images.append(image)
-    ordered = tuple(tuple(by_index[i] for i in range(len(by_index))) for by_index in places)
-    return PackedImages(collate(sequences), tuple(images), conversations, ordered)
+    """Pack all conversations over each of several images, and pad the sequences to one length."""
+    sequences = [
+        (image, packed)
+        for image, of_image in enumerate(conversations)
+        for packed in pack_image(of_image, bidirectional)
+    ]
+    return join(sequences, conversations)
