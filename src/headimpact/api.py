@@ -6,7 +6,7 @@
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from headimpact.adapters import cell, lora
 from headimpact.data.coco import read_part
 from headimpact.data.memory import make_samples, rgb
 from headimpact.data.samples import Sample
-from headimpact.engine.phrases import batches
+from headimpact.engine.forward import Engine, EngineSettings
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
 from headimpact.impact.attention_map import AttentionMap, attention_map
 from headimpact.impact.head_impact import Impact
-from headimpact.impact.scoring import Scorer
+from headimpact.impact.scoring import ChanceSettings, score_images
 from headimpact.report import figures
 from headimpact.selection import choice
 from headimpact.selection.grammar import read_setup
@@ -44,8 +45,6 @@ __all__ = [
     "score",
     "select",
 ]
-
-Groups = Sequence[Sequence[Sample]]
 
 
 def load_base(
@@ -99,9 +98,9 @@ def score(
     samples: Sequence[Sample],
     mask_threshold: float = 0.5,
     chance_draws: int = 4,
-    batch_images: int = 8,
+    batch_tokens: int = EngineSettings.batch_tokens,
     seed: int = 0,
-    progress: Callable[[Groups], Iterable[Sequence[Sample]]] = iter,
+    watch: Watch = unwatched,
 ) -> Impact:
     """Head Impact of every attention head: how well it looks at the objects while the model reads their phrases.
 
@@ -110,9 +109,9 @@ def score(
         samples: two images with objects at least: the chance level takes the masks of other images.
         mask_threshold: covered share from which a visual token belongs to an object.
         chance_draws: masks of other images an object is compared with.
-        batch_images: images in one forward.
+        batch_tokens: tokens in one forward.
         seed: of the draws.
-        progress: wraps the batches; ``tqdm.auto.tqdm`` shows how far it is.
+        watch: shows the images: gets them, their number and what is done, and passes them on.
 
     Warns:
         UserWarning: objects were left out, with the reasons.
@@ -126,14 +125,13 @@ def score(
             f"Two samples have the id {repeated[0]}: make all samples in one call, or read one part alone."
         )
     _check_attention(base)
-    scorer = Scorer(base, samples, mask_threshold, chance_draws, seed)
-    for group in progress(list(batches(samples, batch_images))):
-        scorer.score(group)
-    if scorer.skipped:
-        reasons = Counter(skipped.reason for skipped in scorer.skipped)
+    engine = Engine(base, EngineSettings(batch_tokens))
+    impact, skipped = score_images(engine, samples, ChanceSettings(mask_threshold, chance_draws, seed), watch)
+    if skipped:
+        reasons = Counter(one.reason for one in skipped)
         listed = ", ".join(f"{reason} ({count})" for reason, count in reasons.items())
-        warnings.warn(f"{len(scorer.skipped)} objects were left out: {listed}.", stacklevel=2)
-    return scorer.accumulator.result()
+        warnings.warn(f"{len(skipped)} objects were left out: {listed}.", stacklevel=2)
+    return impact
 
 
 class NotebookFigure(Figure):

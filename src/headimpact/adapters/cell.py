@@ -13,7 +13,8 @@ from peft import PeftModel
 from headimpact.adapters import lora
 from headimpact.adapters.training import Measurement, Training, TrainSettings
 from headimpact.data.samples import Sample
-from headimpact.engine.phrases import phrase_nll
+from headimpact.engine.forward import Engine
+from headimpact.engine.phrases import captions, phrase_nll
 from headimpact.engine.watch import Watch
 from headimpact.vlm.base import Vlm
 
@@ -67,7 +68,7 @@ def training_fingerprint(
 
 
 def train_adapter(
-    vlm: Vlm,
+    engine: Engine,
     chosen: Placement,
     settings: lora.LoraSettings,
     train: TrainSettings,
@@ -76,10 +77,10 @@ def train_adapter(
     fingerprint: str,
     watch: Watch,
 ) -> tuple[PeftModel, list[Measurement]]:
-    """Attach an adapter to ``vlm``, train it, and refuse it unless it is alive.
+    """Attach an adapter to a base, train it, and refuse it unless it is alive.
 
     Args:
-        vlm: the base; the adapter stays attached to it.
+        engine: the base; the adapter stays attached to it, and what is below it counts as frozen.
         chosen: where the adapter goes.
         settings: hyperparameters of the adapter.
         train: hyperparameters of the training; its seed is that of the adapter's first weights, too.
@@ -95,22 +96,25 @@ def train_adapter(
         InputError: as for :class:`headimpact.adapters.training.Training`, or training diverged.
         DeadAdapterError: the adapter has no effect, or adapts other modules than meant.
     """
+    vlm = engine.vlm
     if chosen.heads:
         peft_model = lora.attach_heads(vlm, chosen.heads, settings, train.seed)
     else:
         peft_model = lora.attach(vlm, chosen.layers, settings, train.seed, chosen.ranks)
-    training = Training(vlm, peft_model, data.train, data.val, train, checkpoint, fingerprint)
+    engine.first = min(chosen.layers)
+    training = Training(engine, peft_model, data.train, data.val, train, checkpoint, fingerprint)
     losses = (measurement for measurement in training.run() if measurement.metric == "train/loss")
     for _ in watch(losses, training.total_steps, "training"):
         pass
-    change = _largest_change(vlm, peft_model, data.val[: train.batch_images])
+    change = _largest_change(engine, peft_model, data.val[: train.batch_images])
     lora.check_liveness(peft_model, vlm.projections(chosen.layers, settings.targets), change)
     return peft_model, training.history
 
 
-def _largest_change(vlm: Vlm, peft_model: PeftModel, probe: Sequence[Sample]) -> float:
+def _largest_change(engine: Engine, peft_model: PeftModel, probe: Sequence[Sample]) -> float:
     """Largest absolute difference (nats) that the adapter makes to the NLL of a phrase."""
-    after = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
+    images = list(engine.load(probe, captions(engine.vlm)))
+    after = [nll for *_, nll, _ in phrase_nll(engine, images)]
     with lora.disabled(peft_model):
-        before = [nll for *_, nll, _ in phrase_nll(vlm, probe)]
+        before = [nll for *_, nll, _ in phrase_nll(engine, images)]
     return float(np.abs(np.subtract(after, before)).max())

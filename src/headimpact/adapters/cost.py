@@ -90,13 +90,16 @@ def count_parameters(
     return counts
 
 
-def workload(vlm: Vlm, images: Sequence[tuple[int, int, Sequence[str]]], batch_images: int) -> Workload:
-    """The average image of a training step.
+def workload(
+    vlm: Vlm, images: Sequence[tuple[int, int, Sequence[str]]], batch_tokens: int, batch_images: int
+) -> Workload:
+    """The average image of a training step, and how many of them go into a forward.
 
     Args:
         vlm: its geometry, tokenizer and template count.
         images: width and height in pixels and the phrases of each.
-        batch_images: images in a forward.
+        batch_tokens: tokens in a forward, at most.
+        batch_images: images in an optimiser step.
     """
     visual = tokens = answers = blocks = 0
     for width, height, phrases in images:
@@ -107,7 +110,8 @@ def workload(vlm: Vlm, images: Sequence[tuple[int, int, Sequence[str]]], batch_i
         tokens += sum(len(packed.ids) for packed in packing.pack_image(captions, vlm.bidirectional_prompt))
         answers += sum(len(caption.answer) for caption in captions)
     count = len(images)
-    return Workload(batch_images, visual / count, tokens / count, answers / count, blocks / count)
+    together = min(batch_images, max(1, batch_tokens * count // tokens))
+    return Workload(together, visual / count, tokens / count, answers / count, blocks / count)
 
 
 def estimate(vlm: Vlm, load: Workload, lowest: int | None, trainable: int, dtype: torch.dtype) -> Estimate:

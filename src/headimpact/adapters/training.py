@@ -2,8 +2,9 @@
 MLflow."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from headimpact.data.samples import Sample
 from headimpact.engine import checkpoints
-from headimpact.engine.phrases import batches, caption_loss, phrase_nll
+from headimpact.engine.forward import Engine, Loaded
+from headimpact.engine.phrases import backward, captions, phrase_nll
 from headimpact.errors import InputError
-from headimpact.vlm.base import Vlm
 
 _BEST = "best."
 _LARGEST_NLL = 700.0  # nats; exp of a little more is beyond a float
@@ -30,7 +31,6 @@ class TrainSettings:
     lr: float
     epochs: int
     batch_images: int
-    accumulation: int
     warmup_share: float
     weight_decay: float
     max_grad_norm: float
@@ -54,18 +54,18 @@ def epoch_order(samples: Sequence[Sample], seed: int, epoch: int) -> list[Sample
     return sorted(samples, key=lambda sample: np.random.default_rng([seed, epoch, sample.id]).random())
 
 
-def validation_perplexity(vlm: Vlm, samples: Sequence[Sample], batch_images: int) -> float:
-    """Perplexity of the phrases (eq. 3) on the validation part; infinite where the model gives no usable number."""
-    nll = [value for group in batches(samples, batch_images) for *_, value, _ in phrase_nll(vlm, group)]
+def validation_perplexity(engine: Engine, images: Iterable[Loaded[None]]) -> float:
+    """Perplexity of the phrases (eq. 3) of some images; infinite where the model gives no usable number."""
+    nll = [value for *_, value, _ in phrase_nll(engine, images)]
     mean = sum(nll) / len(nll)
     return math.exp(mean) if mean < _LARGEST_NLL else math.inf  # not a number is not below it, either
 
 
 class Training:
-    """One run: trains the adapter that is attached to ``vlm``, keeps the weights of the best validation.
+    """One run: trains the adapter that is attached to a base, keeps the weights of the best validation.
 
     Args:
-        vlm: the base with its adapter attached.
+        engine: the base with its adapter attached.
         peft_model: PEFT's view of the same model.
         train: the training part.
         val: the validation part.
@@ -79,7 +79,7 @@ class Training:
 
     def __init__(
         self,
-        vlm: Vlm,
+        engine: Engine,
         peft_model: PeftModel,
         train: Sequence[Sample],
         val: Sequence[Sample],
@@ -89,16 +89,17 @@ class Training:
     ):
         if not train or not val:
             raise InputError("Training needs images with objects in both parts, train and val: one has none.")
-        self.vlm = vlm
+        self.engine = engine
+        self.captions = captions(engine.vlm)
         self.train = train
         self.val = val
         self.settings = settings
         self.checkpoint = checkpoint
         self.fingerprint = fingerprint
         half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-        precision = half.get(vlm.model.dtype, "no")
+        precision = half.get(engine.vlm.model.dtype, "no")
         # The model is already where it shall be: accelerate must not choose a GPU for one that is not there.
-        self.accelerator = Accelerator(cpu=vlm.device.type == "cpu", mixed_precision=precision)
+        self.accelerator = Accelerator(cpu=engine.vlm.device.type == "cpu", mixed_precision=precision)
         self.parameters = {n: p for n, p in peft_model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
@@ -109,7 +110,7 @@ class Training:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch."""
-        return math.ceil(len(self.train) / (self.settings.batch_images * self.settings.accumulation))
+        return math.ceil(len(self.train) / self.settings.batch_images)
 
     @property
     def total_steps(self) -> int:
@@ -124,34 +125,52 @@ class Training:
         done = (step - warmup) / max(1, self.total_steps - warmup)
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _micro_batches(self, step: int) -> list[Sequence[Sample]]:
-        """The images of one optimizer step, in groups of ``batch_images``."""
+    def _images(self, step: int) -> Iterator[list[Loaded[None]]]:
+        """The images of every optimizer step from ``step`` to the end."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        size = self.settings.batch_images * self.settings.accumulation
-        chosen = epoch_order(self.train, self.settings.seed, epoch)[within * size : (within + 1) * size]
-        return list(batches(chosen, self.settings.batch_images))
+        size = self.settings.batch_images
+        while epoch < self.settings.epochs:
+            order = epoch_order(self.train, self.settings.seed, epoch)[within * size :]
+            loaded = self.engine.load(order, self.captions)
+            while images := list(islice(loaded, size)):
+                yield images
+            epoch, within = epoch + 1, 0
 
-    def _optimize(self, step: int) -> float:
+    def _backward(self, loss: Tensor) -> None:
+        """Add a loss's gradient to what is there; nothing is added where memory ends on the way."""
+        before = {name: parameter.grad for name, parameter in self.parameters.items()}
+        self.optimizer.zero_grad()
+        try:
+            self.accelerator.backward(loss)
+        except torch.OutOfMemoryError:
+            for name, parameter in self.parameters.items():
+                parameter.grad = before[name]
+            raise
+        for name, parameter in self.parameters.items():
+            if (earlier := before[name]) is not None:
+                parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
+
+    def _optimize(self, images: Sequence[Loaded[None]]) -> float:
         """One optimizer step; the mean NLL per answer token over all its images."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        nll, answer_tokens = 0.0, 0
-        for samples in self._micro_batches(step):
-            with self.accelerator.autocast():
-                loss, tokens = caption_loss(self.vlm, samples)
-            self.accelerator.backward(loss)
-            nll += loss.item()
-            answer_tokens += tokens
+            group["lr"] = self.learning_rate(self.step)
+        with self.accelerator.autocast():
+            nll, answer_tokens = backward(self.engine, images, self._backward)
         for parameter in self.parameters.values():
             if parameter.grad is not None:
                 parameter.grad /= answer_tokens
         self.accelerator.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for image in images:
+            self.engine.keep(image, self.captions)
         return nll / answer_tokens
 
     def _validate(self) -> Iterator[Measurement]:
-        value = validation_perplexity(self.vlm, self.val, self.settings.batch_images)
+        images = list(self.engine.load(self.val, self.captions))
+        value = validation_perplexity(self.engine, images)
+        for image in images:
+            self.engine.keep(image, self.captions)
         best = min(self._validations(), default=math.inf)
         if self.step > 0 and value < best:
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -208,9 +227,10 @@ class Training:
         else:
             yield from self._validate()
         every = max(1, self.steps_per_epoch // self.settings.evals_per_epoch)
+        steps = self._images(self.step)
         while self.step < self.total_steps and not self.stopped_early:
             rate = self.learning_rate(self.step)
-            loss = self._optimize(self.step)
+            loss = self._optimize(next(steps))
             self.step += 1
             yield self._note("train/loss", loss)
             yield self._note("train/lr", rate)

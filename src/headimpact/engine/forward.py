@@ -7,6 +7,7 @@ forward; how images are prepared, shared between forwards and kept is the engine
 import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -176,7 +177,7 @@ class Engine:
         if prepared is None:
             return None
         key = digest_file(sample.path) if self.frozen.disk is not None else f"image {sample.id}"
-        if self.frozen.has(_features_key(key)):
+        if not prepared.conversations or self.frozen.has(_features_key(key)):
             return Loaded(prepared, key, None)
         return Loaded(prepared, key, self.vlm.encode_image(sample.image()))
 
@@ -190,12 +191,12 @@ class Engine:
 
     # ---- what is frozen
 
-    @torch.no_grad()
     def see(self, loaded: Loaded[T]) -> Seen[T]:
         """Put an image through the vision tower, alone, so that its features do not depend on its company."""
         if loaded.encoded is None:
             return Seen(loaded.prepared, loaded.key, None)
-        (features,) = self.vlm.image_features([loaded.encoded])
+        with _kept_for_later():
+            (features,) = self.vlm.image_features([loaded.encoded])
         self.frozen.put(_features_key(loaded.key), features, shared=True)
         return Seen(loaded.prepared, loaded.key, features)
 
@@ -212,15 +213,15 @@ class Engine:
         assert seen.features is not None
         return seen.features
 
-    @torch.no_grad()
     def entering(self, image: Seen[T], packed: Packed) -> Float[Tensor, "tokens width"]:
         """The hidden states of one sequence that enter the layer :attr:`first`, computed without any other."""
         key = f"states entering {self.first} {image.key} {_name(packed.ids)}"
         states = self.frozen.get(key)
         if states is None:
-            batch = packing.collate([packed]).to(self.vlm.device)
-            embeddings = self.vlm.embeddings(batch, [self.features(image)])
-            states = self.vlm.states_entering(self.first, batch, embeddings)[0]
+            with _kept_for_later():
+                batch = packing.collate([packed]).to(self.vlm.device)
+                embeddings = self.vlm.embeddings(batch, [self.features(image)])
+                states = self.vlm.states_entering(self.first, batch, embeddings)[0]
             self.frozen.put(key, states, shared=False)
         return states
 
@@ -289,6 +290,13 @@ class Engine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _kept_for_later() -> Iterator[None]:
+    """Without gradients, and also within ``inference_mode`` in such a way that a backward can go through it later."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _features_key(image: str) -> str:

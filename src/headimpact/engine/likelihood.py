@@ -61,5 +61,8 @@ def option_log_probabilities(
     nothing = torch.empty(0, dtype=torch.long)
     picked = [t.target if ids is not None else nothing for t, ids in zip(packed.tokens, labels, strict=True)]
     logits, _ = _predicting_logits(vlm, packed, hidden, picked)
-    options = torch.stack([ids for ids in labels if ids is not None]).to(hidden.device)
+    of_questions = [ids for ids in labels if ids is not None]
+    if not of_questions:
+        return logits.new_empty(0, 0)
+    options = torch.stack(of_questions).to(hidden.device)
     return logits.log_softmax(dim=-1).gather(1, options)

@@ -50,9 +50,7 @@ def caption_losses(forward: Forward) -> list[Float[Tensor, "_"]]:
     return [-of_caption for of_caption in log_probs]
 
 
-def backward(
-    engine: Engine, images: Sequence[Loaded[None]], step: Callable[[Tensor], None]
-) -> tuple[float, int]:
+def backward(engine: Engine, images: Sequence[Loaded[None]], step: Callable[[Tensor], None]) -> tuple[float, int]:
     """The gradient of the summed NLL of the answers' tokens of all captions of a few images.
 
     Args:

@@ -7,7 +7,8 @@ import pandas as pd
 from PIL import Image
 
 from headimpact.data.samples import KeyObject, Sample
-from headimpact.engine.phrases import phrase_nll
+from headimpact.engine.forward import Engine
+from headimpact.engine.phrases import captions, phrase_nll
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
 
@@ -109,6 +110,7 @@ def _generations(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tupl
         yield obj, "cutout", describe, say(cutout(image, obj), describe)
 
 
-def reference_log_prob(vlm: Vlm, samples: Sequence[Sample]) -> pd.Series:
+def reference_log_prob(engine: Engine, samples: Sequence[Sample]) -> pd.Series:
     """Mean log-probability (nats a token) of every object's phrase as the caption of its image, by object id."""
-    return pd.Series({obj.id: -nll for _, obj, nll, _ in phrase_nll(vlm, samples)}, name="reference_log_prob")
+    images = engine.load(samples, captions(engine.vlm))
+    return pd.Series({obj.id: -nll for _, obj, nll, _ in phrase_nll(engine, images)}, name="reference_log_prob")

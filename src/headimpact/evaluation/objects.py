@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
-from headimpact.engine.phrases import batches
+from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
 from headimpact.engine.watch import Watch
 from headimpact.evaluation.questions import Question, draw_questions
-from headimpact.vlm import packing
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.tokengrid import TokenGrid
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,14 @@ class ObjectResult:
     ans_prob: float
 
 
-def evaluate(vlm: Vlm, samples: Sequence[Sample], seed: int, batch_images: int, watch: Watch) -> pd.DataFrame:
-    """What a model, with whatever adapter is attached to it, makes of a part: one row an object.
+def evaluate(engine: Engine, samples: Sequence[Sample], seed: int, watch: Watch) -> pd.DataFrame:
+    """What a base, with whatever adapter is attached to it, makes of a part: one row an object.
 
     Args:
-        vlm: the model.
+        engine: the base.
         samples: the part.
         seed: draws the questions.
-        batch_images: images in a forward.
-        watch: shows the batches.
+        watch: shows the images.
 
     Returns:
         The columns of :class:`ObjectResult`, in the order of the samples and of their objects.
@@ -56,47 +55,50 @@ def evaluate(vlm: Vlm, samples: Sequence[Sample], seed: int, batch_images: int, 
         InputError: as for :func:`headimpact.evaluation.questions.draw_questions`.
     """
     questions = draw_questions(samples, seed)
-    groups = list(batches(samples, batch_images))
+    images = engine.load(samples, _described_and_asked(engine.vlm, questions))
     rows: Iterator[Any] = (
         asdict(result)
-        for group in watch(groups, len(groups), "evaluating")
-        for result in evaluate_images(vlm, group, questions)
+        for prepared, read in watch(engine.read(images, _read), len(samples), "evaluating")
+        for result in _results(prepared, read, questions)
     )
     return pd.DataFrame(rows)
 
 
-@torch.inference_mode()
-def evaluate_images(vlm: Vlm, samples: Sequence[Sample], questions: Mapping[int, Question]) -> list[ObjectResult]:
-    """Describe and ask, for every object of a few images, in as few forwards as the attention allows."""
-    encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    talks: list[list[Tokens]] = []
-    labels: list[torch.Tensor | None] = []
-    for sample, image in zip(samples, encoded, strict=True):
-        captions = [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
-        questioned = [
-            vlm.question_tokens(questions[obj.id].options, questions[obj.id].label, image.grid)
-            for obj in sample.objects
+def _described_and_asked(vlm: Vlm, questions: Mapping[int, Question]) -> Prepare[list[Tensor | None]]:
+    """Prepares the captions of an image's objects and then the questions; the facts are the tokens of the labels."""
+
+    def prepare(sample: Sample, grid: TokenGrid) -> Prepared[list[Tensor | None]] | None:
+        if not sample.objects:
+            return None
+        captions = [vlm.tokenize(vlm.caption(obj.phrase), grid) for obj in sample.objects]
+        asked = [
+            vlm.question_tokens(questions[obj.id].options, questions[obj.id].label, grid) for obj in sample.objects
         ]
-        talks.append([*captions, *(tokens for tokens, _ in questioned)])
-        labels += [None] * len(captions) + [ids for _, ids in questioned]
-    features = vlm.image_features(encoded)
-    packed = packing.pack_images(talks, vlm.bidirectional_prompt)
-    hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
+        labels = [*(None for _ in captions), *(ids for _, ids in asked)]
+        return Prepared(sample, [*captions, *(tokens for tokens, _ in asked)], labels)
+
+    return prepare
+
+
+@torch.inference_mode()
+def _read(forward: Forward[list[Tensor | None]]) -> list[Tensor]:
+    """Of a caption the log-probabilities of its description tokens, of a question the shares of its labels."""
+    vlm, packed, hidden = forward.engine.vlm, forward.packed, forward.hidden()
+    labels = [forward.images[image].prepared.facts[index] for image, index in packed.members]
     nothing = torch.empty(0, dtype=torch.long)
-    everything = [tokens for talk in talks for tokens in talk]
-    targets = [tokens.target if ids is None else nothing for tokens, ids in zip(everything, labels, strict=True)]
-    described = [p for p in likelihood.log_probabilities(vlm, packed, hidden, targets) if len(p)]
-    options = likelihood.option_log_probabilities(vlm, packed, hidden, labels).softmax(dim=1)
-    objects = [(sample, obj) for sample in samples for obj in sample.objects]
-    return [
-        _result(sample, obj, questions[obj.id], log_probs, shares)
-        for (sample, obj), log_probs, shares in zip(objects, described, options, strict=True)
-    ]
+    targets = [tokens.target if ids is None else nothing for tokens, ids in zip(packed.tokens, labels, strict=True)]
+    described = likelihood.log_probabilities(vlm, packed, hidden, targets)
+    shares = iter(likelihood.option_log_probabilities(vlm, packed, hidden, labels).softmax(dim=1))
+    return [(of if ids is None else next(shares)).cpu() for of, ids in zip(described, labels, strict=True)]
 
 
-def _result(
-    sample: Sample, obj: KeyObject, question: Question, log_probs: torch.Tensor, shares: torch.Tensor
-) -> ObjectResult:
+def _results(prepared: Prepared, read: Sequence[Tensor], questions: Mapping[int, Question]) -> Iterator[ObjectResult]:
+    objects = prepared.sample.objects
+    for obj, log_probs, shares in zip(objects, read[: len(objects)], read[len(objects) :], strict=True):
+        yield _result(prepared.sample, obj, questions[obj.id], log_probs, shares)
+
+
+def _result(sample: Sample, obj: KeyObject, question: Question, log_probs: Tensor, shares: Tensor) -> ObjectResult:
     chosen = int(shares.argmax())
     return ObjectResult(
         image_id=sample.id,

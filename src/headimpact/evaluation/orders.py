@@ -13,22 +13,20 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy import special
+from torch import Tensor
 
 from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
+from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import Question
-from headimpact.vlm import packing
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
-from headimpact.vlm.packing import Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 
 ORDERS: Int[np.ndarray, "orders labels"] = np.array(list(itertools.permutations(range(len(OPTION_LABELS)))))
 """Which option stands beside each label; the first is the order in which a question was drawn."""
-
-
-_MOST_OBJECTS = 8  # in a forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,54 +89,55 @@ def answer_orders(
     )
 
 
-@torch.inference_mode()
 def ask_in_orders(
-    vlm: Vlm,
+    engine: Engine,
     samples: Sequence[Sample],
     questions: Mapping[int, Question],
     orders: Int[np.ndarray, "_orders _labels"] = ORDERS,
+    watch: Watch = unwatched,
 ) -> Float[np.ndarray, "objects _orders _labels"]:
-    """Log-probability (nats) of every option label, for every object of a few images and every order.
-
-    All orders of an object's question share the image in one packed sequence where the decoder is causal. Where the
-    prompt attends to itself in both directions nothing can be shared, and each order is a sequence.
+    """Log-probability (nats) of every option label, for every object of some images and every order.
 
     Args:
-        vlm: the model.
-        samples: a few images; their objects come out in order.
+        engine: the base.
+        samples: images; their objects come out in order.
         questions: by object id.
         orders: which option of the question stands beside each label.
+        watch: shows the images.
     """
-    encoded = [vlm.encode_image(sample.image()) for sample in samples]
-    features = vlm.image_features(encoded)
-    images = [index for index, sample in enumerate(samples) for _ in sample.objects]
-    conversations = [
-        _conversations(vlm, questions[obj.id], image.grid, orders)
-        for image, sample in zip(encoded, samples, strict=True)
-        for obj in sample.objects
+    images = engine.load(samples, _in_orders(engine.vlm, questions, orders))
+    log_probs = [
+        torch.stack(of_image)
+        for _, of_image in watch(engine.read(images, _label_log_probabilities), len(samples), "asking in all orders")
     ]
-    log_probs = []
-    # Memory: where no two orders share a sequence, those of one object are a batch already.
-    size = 1 if vlm.bidirectional_prompt else _MOST_OBJECTS
-    for start in range(0, len(conversations), size):
-        group = range(start, min(start + size, len(conversations)))
-        talks = [conversations[index][0] for index in group]
-        labels = [conversations[index][1] for index in group for _ in orders]
-        # An object a sequence: with all of an image in one, attention would grow with the square of their number.
-        packed = packing.pack_images(talks, vlm.bidirectional_prompt)
-        hidden = vlm.hidden_states(packed.batch, [features[images[group[talk]]] for talk in packed.images])
-        log_probs.append(likelihood.option_log_probabilities(vlm, packed, hidden, labels).cpu())
-    return torch.cat(log_probs).reshape(len(conversations), *orders.shape).numpy()
+    return torch.cat(log_probs).reshape(-1, *orders.shape).numpy()
 
 
-def _conversations(
-    vlm: Vlm, question: Question, grid: TokenGrid, orders: Int[np.ndarray, "_orders _labels"]
-) -> tuple[list[Tokens], Int[torch.Tensor, "labels"]]:
-    """The question in every order, and the token of each label, which is the same in all: what stands before an
-    answer is the template's."""
-    _, ids = vlm.question_tokens(question.options, 0, grid)
-    ordered = [[question.options[option] for option in order] for order in orders]
-    return [vlm.tokenize(vlm.question(options, OPTION_LABELS[0]), grid) for options in ordered], ids
+def _in_orders(
+    vlm: Vlm, questions: Mapping[int, Question], orders: Int[np.ndarray, "_orders _labels"]
+) -> Prepare[list[Tensor]]:
+    """Prepares the question about every object in every order; the facts are, for each, the token of each label, which
+    is the same in all: what stands before an answer is the template's."""
+
+    def prepare(sample: Sample, grid: TokenGrid) -> Prepared[list[Tensor]] | None:
+        conversations, labels = [], []
+        for obj in sample.objects:
+            options = questions[obj.id].options
+            _, ids = vlm.question_tokens(options, 0, grid)
+            ordered = [[options[option] for option in order] for order in orders]
+            conversations += [vlm.tokenize(vlm.question(listed, OPTION_LABELS[0]), grid) for listed in ordered]
+            labels += [ids] * len(orders)
+        return Prepared(sample, conversations, labels) if conversations else None
+
+    return prepare
+
+
+@torch.inference_mode()
+def _label_log_probabilities(forward: Forward[list[Tensor]]) -> list[Tensor]:
+    packed = forward.packed
+    labels = [forward.images[image].prepared.facts[index] for image, index in packed.members]
+    found = likelihood.option_log_probabilities(forward.engine.vlm, packed, forward.hidden(), labels)
+    return list(found.cpu())
 
 
 def table(

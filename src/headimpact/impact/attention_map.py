@@ -54,11 +54,12 @@ def attention_map(vlm: Vlm, image: Image.Image, phrase: str, layer: int, head: i
     if not len(tokens.target):
         raise InputError(f"The phrase {phrase!r} has no token: say in words what to look for.")
     packed = packing.pack_images([[tokens]], vlm.bidirectional_prompt)
-    ((row, where),) = packed.places[0]
+    ((row, where),) = packed.places
     maps: dict[int, Tensor] = {}
     capture = attention.RowCapture(
         [attention.Description(row, where[tokens.target], where[tokens.visual])],
         lambda index, of_objects: maps.update({index: of_objects[0]}),
     )
-    vlm.hidden_states(packed.batch, vlm.image_features([encoded]), capture)
+    embeddings = vlm.embeddings(packed.batch, vlm.image_features([encoded]))
+    vlm.hidden_states(packed.batch, embeddings, capture)
     return AttentionMap(maps[layer][head].cpu().numpy(), encoded.grid)

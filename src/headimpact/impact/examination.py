@@ -1,7 +1,7 @@
 """Head Impact of a model under every variation of its definition: the attention of three choices of query rows is read
-in one packed forward for a few images."""
+off one packed forward."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
+from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
-from headimpact.impact.scoring import Skipped, foreign_coverages
+from headimpact.impact.scoring import ChanceSettings, Skipped, foreign_coverages
 from headimpact.impact.variations import BLOB_COVERAGE, Rows, Scores, Variation, ellipse, join, score
-from headimpact.vlm import attention, packing
-from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm import attention
+from headimpact.vlm.base import Vlm
 from headimpact.vlm.packing import Tokens
+from headimpact.vlm.tokengrid import TokenGrid
 
 QUERIES: dict[Rows, Callable[[Tokens], Int[Tensor, "_"]]] = {
     "phrase": lambda tokens: tokens.target,
@@ -35,35 +38,33 @@ class Examination:
 
 
 @dataclass(frozen=True)
-class _PreparedImage:
-    """One image with what its objects need to be scored under any variation."""
+class _Covered:
+    """What an image's objects need to be scored under any variation, beside their conversations."""
 
-    sample: Sample
-    encoded: EncodedImage
     objects: list[KeyObject]
-    tokens: list[Tokens]
     covered: Float[Tensor, "objects tokens"]
     foreign: Float[Tensor, "objects draws tokens"]
     blob: Bool[Tensor, "tokens"]
+    skipped: list[Skipped]
 
 
 def examine(
-    vlm: Vlm,
-    groups: Iterable[Sequence[Sample]],
+    engine: Engine,
+    samples: Sequence[Sample],
     variations: Sequence[Variation],
     everything: Sequence[Sample],
-    draws: int,
-    seed: int,
+    settings: ChanceSettings,
+    watch: Watch = unwatched,
 ) -> Examination:
     """Score every head under every variation.
 
     Args:
-        vlm: the model.
-        groups: the samples, a few images at a time.
+        engine: the base.
+        samples: the images.
         variations: the ways to score, the definition first.
-        everything: all samples of the part; masks for the chance level are drawn from them, as :class:`Scorer` does.
-        draws: masks of other images per object.
-        seed: of those draws, together with the object's id.
+        everything: all samples of the part; masks for the chance level are drawn from them, as ``score_images`` does.
+        settings: how masks come about; thresholds are the variations' own.
+        watch: shows the images.
 
     Raises:
         InputError: fewer than two images have objects, every object was skipped, or an attention is not finite.
@@ -74,14 +75,19 @@ def examine(
     parts: dict[str, list[Scores]] = {variation.name: [] for variation in variations}
     ids: list[tuple[int, int]] = []
     skipped: list[Skipped] = []
-    for group in groups:
-        prepared = [_prepare(vlm, sample, known, draws, seed, skipped) for sample in group]
-        images = [image for image in prepared if image is not None]
-        for image, maps in zip(images, _maps(vlm, images) if images else [], strict=True):
-            for variation in variations:
-                scores = score(variation, maps[variation.rows], image.covered, image.foreign, image.blob)
-                parts[variation.name].append(scores)
-            ids += [(image.sample.id, obj.id) for obj in image.objects]
+    images = engine.load(samples, _covered(engine.vlm, known, settings))
+    for prepared, maps in watch(engine.read(images, _maps), len(samples), "examining"):
+        sample, facts = prepared.sample, prepared.facts
+        skipped += facts.skipped
+        if not facts.objects:
+            continue
+        by_rows: dict[Rows, Tensor] = {rows: torch.stack([of[rows] for of in maps]) for rows in QUERIES}
+        if not all(of.isfinite().all() for of in by_rows.values()):
+            raise InputError(f"The attention on image {sample.id} is not finite: load the base in float32.")
+        for variation in variations:
+            scores = score(variation, by_rows[variation.rows], facts.covered, facts.foreign, facts.blob)
+            parts[variation.name].append(scores)
+        ids += [(sample.id, obj.id) for obj in facts.objects]
     if not ids:
         raise InputError("No object was examined: every one was skipped, or the data holds none.")
     image_ids, object_ids = np.array(ids, dtype=np.int64).T
@@ -89,54 +95,43 @@ def examine(
     return Examination(image_ids, object_ids, scores_by_variation, tuple(skipped))
 
 
-def _prepare(
-    vlm: Vlm, sample: Sample, known: Sequence[tuple[int, KeyObject]], draws: int, seed: int, skipped: list[Skipped]
-) -> _PreparedImage | None:
-    """What an image needs; objects without a score go to ``skipped``, for the reasons that score has."""
-    encoded = vlm.encode_image(sample.image())
-    objects, tokens, covered = [], [], []
-    for obj in sample.objects:
-        described = vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
-        coverage = vlm.coverages([obj.mask()])[0]
-        if not len(described.target):
-            skipped.append(Skipped(sample.id, obj.id, "the phrase has no token"))
-        elif not coverage.any():
-            skipped.append(Skipped(sample.id, obj.id, "no visual token sees the object"))
-        else:
-            objects.append(obj)
-            tokens.append(described)
-            covered.append(coverage)
-    if not objects:
-        return None
-    foreign = torch.stack([foreign_coverages(vlm, sample, obj, known, draws, seed) for obj in objects])
-    blob = vlm.coverages([ellipse(sample.width, sample.height)])[0] >= BLOB_COVERAGE
-    return _PreparedImage(sample, encoded, objects, tokens, torch.stack(covered), foreign, blob)
+def _covered(vlm: Vlm, known: Sequence[tuple[int, KeyObject]], settings: ChanceSettings) -> Prepare[_Covered]:
+    """Prepares the captions of an image's objects, with what the variations need; objects without a score are skipped,
+    for the reasons that ``score_images`` has."""
+
+    def prepare(sample: Sample, grid: TokenGrid) -> Prepared[_Covered]:
+        objects, tokens, covered, skipped = [], [], [], []
+        for obj in sample.objects:
+            described = vlm.tokenize(vlm.caption(obj.phrase), grid)
+            coverage = vlm.coverages([obj.mask()])[0]
+            if not len(described.target):
+                skipped.append(Skipped(sample.id, obj.id, "the phrase has no token"))
+            elif not coverage.any():
+                skipped.append(Skipped(sample.id, obj.id, "no visual token sees the object"))
+            else:
+                objects.append(obj)
+                tokens.append(described)
+                covered.append(coverage)
+        blob = vlm.coverages([ellipse(sample.width, sample.height)])[0] >= BLOB_COVERAGE
+        if not objects:
+            none = torch.empty(0, grid.tokens)
+            return Prepared(sample, [], _Covered([], none, none[:, None], blob, skipped))
+        foreign = [foreign_coverages(vlm, sample, obj, known, settings.draws, settings.seed) for obj in objects]
+        return Prepared(sample, tokens, _Covered(objects, torch.stack(covered), torch.stack(foreign), blob, skipped))
+
+    return prepare
 
 
 @torch.inference_mode()
-def _maps(vlm: Vlm, images: Sequence[_PreparedImage]) -> list[dict[Rows, Float[Tensor, "_ layers heads _"]]]:
-    """Per image and choice of query rows the attention of its objects: ``objects layers heads tokens``."""
-    packed = packing.pack_images([image.tokens for image in images], vlm.bidirectional_prompt)
-    places, descriptions = [], []
-    for index, image in enumerate(images):
-        for rows, queries in QUERIES.items():
-            places.append((index, rows, len(image.tokens)))
-            for (row, where), tokens in zip(packed.places[index], image.tokens, strict=True):
-                descriptions.append(attention.Description(row, where[queries(tokens)], where[tokens.visual]))
+def _maps(forward: Forward[_Covered]) -> list[dict[Rows, Float[Tensor, "layers heads _"]]]:
+    """The attention of every object of a forward, by choice of query rows."""
+    descriptions = [
+        attention.Description(row, where[queries(tokens)], where[tokens.visual])
+        for (row, where), tokens in zip(forward.packed.places, forward.packed.tokens, strict=True)
+        for queries in QUERIES.values()
+    ]
     layers: list[list[Tensor]] = []
-    capture = attention.RowCapture(
-        descriptions, lambda layer, maps: layers.append([of_object.cpu() for of_object in maps])
-    )
-    features = vlm.image_features([image.encoded for image in images])
-    vlm.hidden_states(packed.batch, [features[image] for image in packed.images], capture)
-    by_rows: list[dict[Rows, Tensor]] = [{} for _ in images]
-    start = 0
-    for index, rows, count in places:
-        maps = torch.stack([torch.stack(layer[start : start + count]) for layer in layers], dim=1)
-        if not maps.isfinite().all():
-            raise InputError(
-                f"The attention on image {images[index].sample.id} is not finite: load the base in float32."
-            )
-        by_rows[index][rows] = maps
-        start += count
-    return by_rows
+    take = attention.RowCapture(descriptions, lambda _, maps: layers.append([of_object.cpu() for of_object in maps]))
+    forward.hidden(take)
+    maps = iter([torch.stack([layer[index] for layer in layers]) for index in range(len(descriptions))])
+    return [{rows: next(maps) for rows in QUERIES} for _ in forward.packed.members]

@@ -1,7 +1,8 @@
-"""Head Impact of a model on images: one packed forward for a few images, layer after layer into the accumulator."""
+"""Head Impact of a model on images: read off packed forwards, layer after layer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -10,13 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
+from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import ImpactAccumulator
-from headimpact.impact.layer_scores import score_layer
-from headimpact.vlm import attention, packing
-from headimpact.vlm.base import EncodedImage, Vlm
-from headimpact.vlm.packing import Tokens
-from headimpact.vlm.tokengrid import token_mask
+from headimpact.impact.head_impact import Impact, ImpactAccumulator
+from headimpact.impact.layer_scores import LayerScores, score_layer
+from headimpact.vlm import attention
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.tokengrid import TokenGrid, token_mask
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,13 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class _PreparedImage:
-    """One image with what its objects need to be scored."""
+class _Masked:
+    """What an image's objects need to be scored beside their conversations."""
 
-    sample: Sample
-    encoded: EncodedImage
     objects: list[KeyObject]
-    tokens: list[Tokens]
     masks: Bool[Tensor, "objects tokens"]
     foreign: Bool[Tensor, "objects draws tokens"]
+    skipped: list[Skipped]
 
 
 def foreign_coverages(
@@ -63,85 +63,104 @@ def foreign_coverages(
     return vlm.coverages(stretched)
 
 
-class Scorer:
-    """Scores images against the masks of their objects; the chance level comes from the masks of other images.
+@dataclass(frozen=True)
+class ChanceSettings:
+    """How the token masks of objects come about, and those of their chance level.
 
-    Args:
-        vlm: the model.
-        samples: all images to score; masks for the chance level are drawn from them.
+    Attributes:
         threshold: coverage from which a visual token belongs to the object.
         draws: masks of other images per object.
         seed: of those draws, together with the object's id.
-
-    Raises:
-        InputError: fewer than two images have objects.
     """
 
-    def __init__(self, vlm: Vlm, samples: Sequence[Sample], threshold: float, draws: int, seed: int):
-        if sum(bool(sample.objects) for sample in samples) < 2:
-            raise InputError(
-                "The chance level takes masks of other images: the impact part needs two images with objects."
-            )
-        self.vlm = vlm
-        self.threshold = threshold
-        self.draws = draws
-        self.seed = seed
-        self.everything = [(sample.id, obj) for sample in samples for obj in sample.objects]
-        self.accumulator = ImpactAccumulator(vlm.layers, vlm.heads)
-        self.skipped: list[Skipped] = []
+    threshold: float
+    draws: int
+    seed: int
 
-    def _foreign(self, sample: Sample, obj: KeyObject) -> Bool[Tensor, "draws tokens"]:
-        """Token masks of objects of other images, stretched over this image."""
-        covered = foreign_coverages(self.vlm, sample, obj, self.everything, self.draws, self.seed)
-        return torch.stack([token_mask(coverage, self.threshold) for coverage in covered])
 
-    def _prepare(self, sample: Sample) -> _PreparedImage | None:
-        encoded = self.vlm.encode_image(sample.image())
-        objects, tokens, masks = [], [], []
+def score_images(
+    engine: Engine, samples: Sequence[Sample], settings: ChanceSettings, watch: Watch = unwatched
+) -> tuple[Impact, list[Skipped]]:
+    """Score images against the masks of their objects; the chance level comes from the masks of other images.
+
+    Args:
+        engine: the base.
+        samples: all images to score; masks for the chance level are drawn from them.
+        settings: how masks come about.
+        watch: shows the images.
+
+    Returns:
+        The scores, and the objects that have none.
+
+    Raises:
+        InputError: fewer than two images have objects, or no object was scored.
+    """
+    if sum(bool(sample.objects) for sample in samples) < 2:
+        raise InputError("The chance level takes masks of other images: the impact part needs two images with objects.")
+    vlm, skipped = engine.vlm, []
+    accumulator = ImpactAccumulator(vlm.layers, vlm.heads)
+    images = engine.load(samples, _masked(vlm, samples, settings))
+    for prepared, scores in watch(engine.read(images, _read), len(samples), "scoring"):
+        skipped += prepared.facts.skipped
+        if not scores:
+            continue
+        for layer, of_layer in enumerate(torch.stack(scores, dim=1)):
+            accumulator.update(layer, LayerScores(*of_layer.unbind(dim=1)))
+        objects = prepared.facts.objects
+        accumulator.close([prepared.sample.id] * len(objects), [obj.id for obj in objects])
+    return accumulator.result(), skipped
+
+
+def _masked(vlm: Vlm, samples: Sequence[Sample], settings: ChanceSettings) -> Prepare[_Masked]:
+    """Prepares the captions of an image's objects, with the token masks that their scores need."""
+    everything = [(sample.id, obj) for sample in samples for obj in sample.objects]
+
+    def prepare(sample: Sample, grid: TokenGrid) -> Prepared[_Masked] | None:
+        objects, tokens, masks, skipped = [], [], [], []
         for obj in sample.objects:
-            described = self.vlm.tokenize(self.vlm.caption(obj.phrase), encoded.grid)
-            mask = token_mask(self.vlm.coverages([obj.mask()])[0], self.threshold)
+            described = vlm.tokenize(vlm.caption(obj.phrase), grid)
+            mask = token_mask(vlm.coverages([obj.mask()])[0], settings.threshold)
             if not len(described.target):
-                self.skipped.append(Skipped(sample.id, obj.id, "the phrase has no token"))
+                skipped.append(Skipped(sample.id, obj.id, "the phrase has no token"))
             elif not mask.any():
-                self.skipped.append(Skipped(sample.id, obj.id, "no visual token sees the object"))
+                skipped.append(Skipped(sample.id, obj.id, "no visual token sees the object"))
             else:
                 objects.append(obj)
                 tokens.append(described)
                 masks.append(mask)
         if not objects:
-            return None
-        foreign = torch.stack([self._foreign(sample, obj) for obj in objects])
-        return _PreparedImage(sample, encoded, objects, tokens, torch.stack(masks), foreign)
+            none = torch.empty(0, 0, dtype=torch.bool)
+            return Prepared(sample, [], _Masked([], none, none[:, None], skipped)) if skipped else None
+        covered = [foreign_coverages(vlm, sample, obj, everything, settings.draws, settings.seed) for obj in objects]
+        foreign = torch.stack(
+            [torch.stack([token_mask(one, settings.threshold) for one in draws]) for draws in covered]
+        )
+        return Prepared(sample, tokens, _Masked(objects, torch.stack(masks), foreign, skipped))
 
-    @torch.inference_mode()
-    def score(self, samples: Sequence[Sample]) -> None:
-        """Add a few images, in one forward."""
-        images = [image for sample in samples if (image := self._prepare(sample)) is not None]
-        if not images:
-            return
-        packed = packing.pack_images([image.tokens for image in images], self.vlm.bidirectional_prompt)
-        descriptions = []
-        for index, image in enumerate(images):
-            for j, tokens in enumerate(image.tokens):
-                row, where = packed.places[index][j]
-                descriptions.append(attention.Description(row, where[tokens.target], tokens.visual))
-
-        def take(layer: int, maps: list[Tensor]) -> None:
-            for image, of_image in zip(images, _split(maps, [len(i.objects) for i in images]), strict=True):
-                device = of_image[0].device
-                scores = score_layer(torch.stack(of_image), image.masks.to(device), image.foreign.to(device))
-                self.accumulator.update(layer, scores)
-
-        features = self.vlm.image_features([image.encoded for image in images])
-        of_sequences = [features[image] for image in packed.images]
-        self.vlm.hidden_states(packed.batch, of_sequences, attention.RowCapture(descriptions, take))
-        pairs = [(image.sample.id, obj.id) for image in images for obj in image.objects]
-        self.accumulator.close([image for image, _ in pairs], [obj for _, obj in pairs])
+    return prepare
 
 
-def _split(maps: list[Tensor], counts: Sequence[int]) -> Iterator[list[Tensor]]:
-    start = 0
-    for count in counts:
-        yield maps[start : start + count]
-        start += count
+@torch.inference_mode()
+def _read(forward: Forward[_Masked]) -> list[Float[Tensor, "layers scores heads"]]:
+    """The scores of every object of a forward, in the order of :class:`LayerScores`."""
+    descriptions = [
+        attention.Description(row, where[tokens.target], where[tokens.visual])
+        for (row, where), tokens in zip(forward.packed.places, forward.packed.tokens, strict=True)
+    ]
+    of_images = [list(group) for _, group in groupby(forward.packed.members, key=lambda member: member[0])]
+    layers: list[Tensor] = []
+
+    def take(_: int, maps: list[Tensor]) -> None:
+        scores, start = [], 0
+        for members in of_images:
+            facts = forward.images[members[0][0]].prepared.facts
+            chosen = [index for _, index in members]
+            attended = torch.stack(maps[start : start + len(members)])
+            device = attended.device
+            found = score_layer(attended, facts.masks[chosen].to(device), facts.foreign[chosen].to(device))
+            scores.append(torch.stack([found.iou, found.chance, found.auroc, found.mass], dim=1))
+            start += len(members)
+        layers.append(torch.cat(scores))
+
+    forward.hidden(attention.RowCapture(descriptions, take))
+    return list(torch.stack(layers, dim=1).cpu())

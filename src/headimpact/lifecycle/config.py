@@ -45,6 +45,15 @@ class Compute(Section):
         description="precision of the base; auto: on a GPU bfloat16 (float16 where it lacks that), elsewhere float32"
     )
     threads: int = Field(ge=0, description="CPU threads; 0: torch's own choice")
+    batch_tokens: int = Field(
+        gt=0, description="tokens in a forward, padding included; halved where the device's memory is too small"
+    )
+    workers: int = Field(ge=0, le=128, description="processes that prepare images ahead of the device; 0: none")
+    prefetch: int = Field(gt=0, description="images that each of them is ahead")
+    memory_mb: int = Field(
+        ge=0, description="memory for what of a base does not change while an adapter trains or is evaluated, in MiB"
+    )
+    disk_mb: int = Field(ge=0, description="disk space for the same, kept from run to run, in MiB; 0: none")
 
 
 class PartSizes(Section):
@@ -130,21 +139,18 @@ class ImpactSettings(Section):
         gt=0, le=1, description="covered share of its pixels from which a visual token belongs to the object"
     )
     chance_draws: int = Field(gt=0, description="masks of other images drawn for each object's chance level")
-    batch_images: int = Field(gt=0, description="images in a forward")
 
 
 class Measure(Section):
     """What Head Impact does not say about a layer: gradient, knockout, attention share, localisation."""
 
     images: int = Field(gt=0, description="images of the impact part to measure on; all where there are fewer")
-    batch_images: int = Field(gt=0, description="images in a forward")
 
 
 class Examine(Section):
     """Head Impact itself under test: under variations of its definition."""
 
     images: int = Field(gt=1, description="images of the impact part to vary HI on; all where there are fewer")
-    batch_images: int = Field(gt=0, description="images in a forward")
 
 
 class Lora(Section):
@@ -163,20 +169,13 @@ class Train(Section):
     seed: int = Field(ge=0, description="seed of the adapter's first weights and of the sample order")
     lr: float = Field(gt=0, le=1, description="peak learning rate")
     epochs: int = Field(gt=0, description="passes over the train part, at most")
-    batch_images: int = Field(gt=0, description="images in a forward")
-    accumulation: int = Field(gt=0, description="forwards in an optimiser step")
+    batch_images: int = Field(gt=0, description="images in an optimiser step")
     warmup_share: float = Field(ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(ge=0, lt=1, description="weight decay of AdamW")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
     evals_per_epoch: int = Field(gt=0, description="validations in an epoch")
     patience: int = Field(gt=0, description="validations without a better perplexity after which training stops")
     checkpoint_steps: int = Field(gt=0, description="optimiser steps between two checkpoints")
-
-
-class Evaluate(Section):
-    """Evaluation on the test part."""
-
-    batch_images: int = Field(gt=0, description="images in a forward")
 
 
 class Tournament(Section):
@@ -208,7 +207,6 @@ class Answer(Section):
         gt=1, description="those of them to generate answers about and to show in the gallery"
     )
     max_new_tokens: int = Field(gt=0, description="tokens of a generated answer, at most")
-    batch_images: int = Field(gt=0, description="images in a forward")
 
 
 class Serve(Section):
@@ -248,7 +246,6 @@ class Config(Section):
     examine: Examine
     lora: Lora
     train: Train
-    evaluate: Evaluate
     tournament: Tournament
     answer: Answer
     serve: Serve

@@ -27,6 +27,8 @@ SELECTIONS = Path("outputs/selection")
 FINETUNED = Path("outputs/finetune")
 EVALUATIONS = Path("outputs/evaluation")
 ANSWERS = Path("outputs/answers")
+FROZEN = Path("outputs/frozen")
+"""What the frozen part of bases makes of images (engine.frozen), from run to run."""
 WRITTEN = (Path("outputs"), Path("reports"), BASES, IDENTITIES, Path("data/download"))
 """Folders whose content is the steps' own."""
 DATASET_LOOK = Path("outputs/data")

@@ -89,6 +89,7 @@ class Step:
 
 
 _DEVICE = ("compute.device", "compute.threads")
+_ENGINE = (*_DEVICE, *(f"compute.{name}" for name in ("batch_tokens", "workers", "prefetch", "memory_mb", "disk_mb")))
 _DATASET = Read("data", layout.DATASET)
 _BASE = Read("identify", layout.identity)
 
@@ -164,7 +165,7 @@ STEPS: dict[str, Step] = {
             writes=(layout.impact,),
             reads=(_DATASET, _BASE),
             values=("compute.dtype", "dataset", "impact.chance_draws", "impact.mask_threshold", "seed"),
-            untracked=("impact.batch_images", *_DEVICE),
+            untracked=_ENGINE,
             draws=True,
         ),
         Step(
@@ -174,7 +175,7 @@ STEPS: dict[str, Step] = {
             writes=(layout.measures,),
             reads=(_DATASET, _BASE),
             values=("compute.dtype", "measure", "seed"),
-            untracked=("measure.batch_images", *_DEVICE),
+            untracked=_ENGINE,
         ),
         Step(
             "examine",
@@ -183,7 +184,7 @@ STEPS: dict[str, Step] = {
             writes=(layout.examination,),
             reads=(_DATASET, _BASE, Read("score", layout.impact_objects)),
             values=("compute.dtype", "examine", "impact.chance_draws", "impact.mask_threshold", "seed"),
-            untracked=("examine.batch_images", *_DEVICE),
+            untracked=_ENGINE,
             draws=True,
         ),
         Step(
@@ -201,7 +202,7 @@ STEPS: dict[str, Step] = {
             writes=(layout.finetune,),
             reads=(_DATASET, _BASE, Read("select", layout.selection)),
             values=("compute.dtype", "dataset", "lora", "train"),
-            untracked=_DEVICE,
+            untracked=_ENGINE,
             then="evaluate",
         ),
         Step(
@@ -211,7 +212,7 @@ STEPS: dict[str, Step] = {
             writes=(layout.evaluation,),
             reads=(_DATASET, _BASE, Read("finetune", layout.finetune)),
             values=("compute.dtype", "seed"),
-            untracked=("evaluate", "serve", *_DEVICE),
+            untracked=("serve", *_ENGINE),
             beside_original=True,
         ),
         Step(
@@ -221,7 +222,7 @@ STEPS: dict[str, Step] = {
             writes=(layout.answers,),
             reads=(_DATASET, _BASE, Read("finetune", layout.finetune)),
             values=("answer", "compute.dtype", "seed"),
-            untracked=("answer.batch_images", *_DEVICE),
+            untracked=_ENGINE,
             overridable=False,
             beside_original=True,
         ),
@@ -237,7 +238,7 @@ STEPS: dict[str, Step] = {
                 Read("measure", layout.MEASURES, "tournament"),
             ),
             values=("compute.dtype", "lora", "seed", "tournament", "train"),
-            untracked=("evaluate", "tournament.workers", *_DEVICE),
+            untracked=("tournament.workers", *_ENGINE),
             unused=("train.seed",),
             in_git=True,
             draws=True,

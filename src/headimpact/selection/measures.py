@@ -4,9 +4,10 @@ cannot see the image, how much its heads attend to the image, and how concentrat
 Every measure of ``rules.MEASURES`` that is no column of the HI table is computed here, by :func:`measure`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,16 @@ from torch import Tensor
 
 from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
-from headimpact.engine.phrases import caption_loss
+from headimpact.engine.forward import Engine, Forward, Loaded
+from headimpact.engine.phrases import backward, captions
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
 from headimpact.selection.localisation import localisation, spatial_entropy
 from headimpact.statistics import clustered_means
-from headimpact.vlm import attention, packing
+from headimpact.vlm import attention
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.packing import PackedImages, Tokens
-from headimpact.vlm.tokengrid import TokenGrid
+
+_TOGETHER = 8  # images whose pixels are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,58 +71,31 @@ class ImageAttention:
     entropy: Float[np.ndarray, "objects layers heads"]
 
 
-@dataclass(frozen=True)
-class _Captions:
-    """The captions of a few images, packed, with the visual tokens' embeddings of every sequence."""
-
-    packed: PackedImages
-    features: list[Tensor]
-    grids: list[TokenGrid]
-    tokens: list[Tokens]
-
-    @classmethod
-    def of(cls, vlm: Vlm, samples: Sequence[Sample]) -> "_Captions":
-        encoded = [vlm.encode_image(sample.image()) for sample in samples]
-        conversations = [
-            [vlm.tokenize(vlm.caption(obj.phrase), image.grid) for obj in sample.objects]
-            for sample, image in zip(samples, encoded, strict=True)
-        ]
-        features = vlm.image_features(encoded)
-        packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
-        grids = [image.grid for image, about in zip(encoded, conversations, strict=True) for _ in about]
-        tokens = [caption for about in conversations for caption in about]
-        if silent := [
-            sample.id
-            for sample, about in zip(samples, conversations, strict=True)
-            if not all(len(caption.target) for caption in about)
-        ]:
-            raise InputError(f"Image {silent[0]} has an object whose phrase has no token: leave it out.")
-        return cls(packed, [features[image] for image in packed.images], grids, tokens)
-
-    def places(self) -> Iterator[tuple[int, Tensor, Tokens]]:
-        """Per object its sequence, the packed index of each of its tokens, and these tokens."""
-        places = [place for about in self.packed.places for place in about]
-        for (row, where), tokens in zip(places, self.tokens, strict=True):
-            yield row, where, tokens
-
-
-def measure(vlm: Vlm, groups: Iterable[Sequence[Sample]], targets: Sequence[str]) -> LayerMeasures:
+def measure(
+    engine: Engine, samples: Sequence[Sample], targets: Sequence[str], watch: Watch = unwatched
+) -> LayerMeasures:
     """Measure every layer of a base.
 
     Args:
-        vlm: the base, without an adapter.
-        groups: the samples, a few images at a time; every object has a phrase.
+        engine: the base, without an adapter.
+        samples: images; every object has a phrase.
         targets: the projections that LoRA would adapt.
+        watch: shows the images.
 
     Raises:
         InputError: there is no object, or a phrase without a token.
     """
     gradients, drops, attentions, image_ids = [], [], [], []
-    for samples in groups:
-        gradients += [gradient(vlm, sample, targets) for sample in samples]
-        drops.append(knockout(vlm, samples))
-        attentions.append(image_attention(vlm, samples))
-        image_ids += [sample.id for sample in samples for _ in sample.objects]
+    loaded = iter(watch(engine.load(samples, captions(engine.vlm)), len(samples), "measuring"))
+    while images := list(islice(loaded, _TOGETHER)):
+        for image in images:
+            sample = image.prepared.sample
+            if not all(len(tokens.target) for tokens in image.prepared.conversations):
+                raise InputError(f"Image {sample.id} has an object whose phrase has no token: leave it out.")
+            image_ids += [sample.id] * len(sample.objects)
+            gradients.append(gradient(engine, image, targets))
+        drops.append(knockout(engine, images))
+        attentions.append(image_attention(engine, images))
     if not image_ids:
         raise InputError("No object was measured: the data holds none.")
     share = np.concatenate([attended.share for attended in attentions])
@@ -134,7 +110,7 @@ def measure(vlm: Vlm, groups: Iterable[Sequence[Sample]], targets: Sequence[str]
     return LayerMeasures(values, {"knockout": drop_error})
 
 
-def gradient(vlm: Vlm, sample: Sample, targets: Sequence[str]) -> Float[np.ndarray, " layers"]:
+def gradient(engine: Engine, image: Loaded[None], targets: Sequence[str]) -> Float[np.ndarray, " layers"]:
     """Mean square of the caption loss's gradient on one image, over the weights that LoRA would adapt in each layer.
 
     The mean over images is the diagonal of the empirical Fisher information, averaged over a layer's weights, so that
@@ -143,19 +119,26 @@ def gradient(vlm: Vlm, sample: Sample, targets: Sequence[str]) -> Float[np.ndarr
     loss is the mean NLL (nats) over the answer tokens of the image's captions.
 
     Args:
-        vlm: the base, without an adapter; its weights stay as they are.
-        sample: one image with its objects.
+        engine: the base, without an adapter; its weights stay as they are.
+        image: one image, prepared by :func:`headimpact.engine.phrases.captions`.
         targets: names of the projections within a layer's attention.
     """
+    vlm = engine.vlm
     layers = [
         [vlm.model.get_submodule(name).weight for name in vlm.projections([layer], targets)]
         for layer in range(vlm.layers)
     ]
     weights = [weight for layer in layers for weight in layer]
+    total = [torch.zeros_like(weight) for weight in weights]
+
+    def add(loss: Tensor) -> None:
+        for sum_of_forwards, of_forward in zip(total, torch.autograd.grad(loss, weights), strict=True):
+            sum_of_forwards += of_forward
+
     with _only_trainable(vlm, weights):
-        nll, tokens = caption_loss(vlm, [sample])
-        gradients = iter(torch.autograd.grad(nll / tokens, weights))
-    squares = [sum(float(next(gradients).float().square().sum()) for _ in layer) for layer in layers]
+        _, tokens = backward(engine, [image], add)
+    gradients = iter(total)
+    squares = [sum(float((next(gradients) / tokens).float().square().sum()) for _ in layer) for layer in layers]
     return np.array(squares) / [sum(weight.numel() for weight in layer) for layer in layers]
 
 
@@ -195,57 +178,64 @@ def attention_blocked(vlm: Vlm, layers: Sequence[int], blocked: Bool[Tensor, "ba
             handle.remove()
 
 
-@torch.inference_mode()
-def knockout(vlm: Vlm, samples: Sequence[Sample]) -> Float[np.ndarray, "objects layers"]:
+def knockout(engine: Engine, images: Sequence[Loaded[None]]) -> Float[np.ndarray, "objects layers"]:
     """What each object's phrase loses in log-probability (nats per token) when one layer does not see the image.
 
     In that layer alone the queries of the description tokens, and of the token before them, which predicts the first,
     cannot attend to the visual tokens (attention knockout, as in *Dissecting Recall of Factual Associations in
     Auto-Regressive Language Models*). Above 0 where it helps that the layer sees the image; may be below.
 
-    Raises:
-        InputError: a phrase without a token.
+    Args:
+        engine: the base.
+        images: prepared by :func:`headimpact.engine.phrases.captions`; every phrase has a token.
     """
-    captions = _Captions.of(vlm, samples)
-    blocked = torch.zeros_like(captions.packed.batch.mask)
-    for row, where, tokens in captions.places():
-        queries = where[torch.cat([tokens.target[:1] - 1, tokens.target])]
-        blocked[row, 0, queries[:, None], where[tokens.visual]] = True
-    seeing = _phrase_log_probabilities(vlm, captions)
-    drops = []
-    for layer in range(vlm.layers):
-        with attention_blocked(vlm, [layer], blocked):
-            drops.append(seeing - _phrase_log_probabilities(vlm, captions))
-    return np.stack(drops, axis=1)
-
-
-def _phrase_log_probabilities(vlm: Vlm, captions: _Captions) -> Float[np.ndarray, " objects"]:
-    """Mean log-probability of each phrase's tokens."""
-    hidden = vlm.hidden_states(captions.packed.batch, captions.features)
-    targets = [tokens.target for tokens in captions.tokens]
-    phrases = likelihood.log_probabilities(vlm, captions.packed, hidden, targets)
-    return np.array([float(phrase.mean()) for phrase in phrases])
+    return np.array([drops for _, of_image in engine.read(images, _drops) for drops in of_image])
 
 
 @torch.inference_mode()
-def image_attention(vlm: Vlm, samples: Sequence[Sample]) -> ImageAttention:
+def _drops(forward: Forward[None]) -> list[Float[np.ndarray, " layers"]]:
+    vlm, packed = forward.engine.vlm, forward.packed
+    blocked = torch.zeros_like(packed.batch.mask)
+    for (row, where), tokens in zip(packed.places, packed.tokens, strict=True):
+        queries = where[torch.cat([tokens.target[:1] - 1, tokens.target])]
+        blocked[row, 0, queries[:, None], where[tokens.visual]] = True
+    seeing = _phrase_log_probabilities(forward)
+    drops = []
+    for layer in range(vlm.layers):
+        with attention_blocked(vlm, [layer], blocked):
+            drops.append(seeing - _phrase_log_probabilities(forward))
+    return list(np.stack(drops, axis=1))
+
+
+def _phrase_log_probabilities(forward: Forward[None]) -> Float[np.ndarray, " objects"]:
+    """Mean log-probability of each phrase's tokens."""
+    targets = [tokens.target for tokens in forward.packed.tokens]
+    phrases = likelihood.log_probabilities(forward.engine.vlm, forward.packed, forward.hidden(), targets)
+    return np.array([float(phrase.mean()) for phrase in phrases])
+
+
+def image_attention(engine: Engine, images: Sequence[Loaded[None]]) -> ImageAttention:
     """How every head attends to a few images, object by object.
 
-    Raises:
-        InputError: a phrase without a token.
+    Args:
+        engine: the base.
+        images: prepared by :func:`headimpact.engine.phrases.captions`; every phrase has a token.
     """
-    captions = _Captions.of(vlm, samples)
+    objects = [(maps, prepared.sample) for prepared, of_image in engine.read(images, _image_maps) for maps in of_image]
+    entropies = [
+        spatial_entropy(maps.flatten(0, 1), engine.vlm.grid(sample.width, sample.height)).reshape(maps.shape[:2])
+        for maps, sample in objects
+    ]
+    shares = [maps.sum(-1).numpy().astype(np.float64) for maps, _ in objects]
+    return ImageAttention(np.stack(shares), np.stack(entropies))
+
+
+@torch.inference_mode()
+def _image_maps(forward: Forward[None]) -> list[Float[Tensor, "layers heads visual"]]:
     descriptions = [
         attention.Description(row, where[tokens.target], where[tokens.visual])
-        for row, where, tokens in captions.places()
+        for (row, where), tokens in zip(forward.packed.places, forward.packed.tokens, strict=True)
     ]
     layers: list[list[Tensor]] = []
-    capture = attention.RowCapture(descriptions, lambda layer, maps: layers.append([rows.cpu() for rows in maps]))
-    vlm.hidden_states(captions.packed.batch, captions.features, capture)
-    objects = [torch.stack([layer[index] for layer in layers]) for index in range(len(descriptions))]
-    entropies = [
-        spatial_entropy(maps.flatten(0, 1), grid).reshape(maps.shape[:2])
-        for maps, grid in zip(objects, captions.grids, strict=True)
-    ]
-    shares = [maps.sum(-1).numpy().astype(np.float64) for maps in objects]
-    return ImageAttention(np.stack(shares), np.stack(entropies))
+    forward.hidden(attention.RowCapture(descriptions, lambda _, maps: layers.append([rows.cpu() for rows in maps])))
+    return [torch.stack([layer[index] for layer in layers]) for index in range(len(descriptions))]

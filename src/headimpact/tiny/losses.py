@@ -57,9 +57,10 @@ class Probes(nn.Module):
     ) -> Tensor:
         """Binary cross-entropy of reading at the end of each option whether it is true."""
         rows, columns, truth = [], [], []
+        places = dict(zip(packed.members, packed.places, strict=True))
         for image, of_scene in enumerate(conversations):
             for index, question in enumerate(of_scene.questions, len(of_scene.captions)):
-                row, where = packed.places[image][index]
+                row, where = places[image, index]
                 rows += [row] * len(question.ends)
                 columns.append(where[question.ends])
                 truth += [float(option == question.label) for option in range(len(question.ends))]
@@ -85,7 +86,8 @@ def conversation_loss(
     the loss of judging each option."""
     packed = packing.pack_images([of_scene.tokens for of_scene in conversations], vlm.bidirectional_prompt)
     with _outputs(vlm.decoder.layers[JUDGED_LAYER]) as judged:  # pyright: ignore
-        hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
+        embeddings = vlm.embeddings(packed.batch, [features[image] for image in packed.images])
+        hidden = vlm.hidden_states(packed.batch, embeddings)
     picked = [tokens.answer for of_scene in conversations for tokens in of_scene.tokens]
     chosen = iter(likelihood.log_probabilities(vlm, packed, hidden, picked))
     caption_tokens, labels, ends = [], [], []
@@ -116,7 +118,8 @@ def held_out_figures(vlm: Vlm, seen: Sequence[SeenScene], features: Sequence[Ten
         labels += [None] * len(captions) + [ids]
         truth.append(label)
     packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
-    hidden = vlm.hidden_states(packed.batch, [features[image] for image in packed.images])
+    embeddings = vlm.embeddings(packed.batch, [features[image] for image in packed.images])
+    hidden = vlm.hidden_states(packed.batch, embeddings)
     options = likelihood.option_log_probabilities(vlm, packed, hidden, labels)
     targets = [
         tokens.target[: 0 if ids is not None else None]

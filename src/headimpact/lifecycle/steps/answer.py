@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from headimpact.adapters import lora
 from headimpact.data.samples import Sample
-from headimpact.engine.phrases import batches
+from headimpact.engine.forward import Engine
 from headimpact.evaluation import answers, beside_original, orders
 from headimpact.evaluation.beside_original import Answers
 from headimpact.evaluation.questions import Question, draw_questions
@@ -16,12 +15,11 @@ from headimpact.files import atomic_folder, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, read_part
 from headimpact.lifecycle.steps.results import figures, missing, rows
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import gallery
 from headimpact.statistics import Difference
-from headimpact.vlm.base import Vlm
 
 ORIGINAL = "original"
 _SHOWN = ("accuracy_24_orders", "accuracy_1_order", "order_dependent", "caption_f1_best", "cutout_f1")
@@ -31,9 +29,9 @@ def run(config: Config, job: Job) -> Summary:
     """Ask the original or an adapter about images of the test part, and show it beside the original."""
     original = _read_original(job)
     with tracking.run("answer", job.model, job.setup) as run_id:
-        vlm = load_base(config, job)
+        engine = load_engine(config, job)
         if job.setup != ORIGINAL:
-            lora.load(vlm, layout.adapter(job.model, job.setup))
+            lora.load(engine.vlm, layout.adapter(job.model, job.setup))
         values = {"model": job.model, "setup": job.setup, "dataset": config.dataset, "seed": config.seed}
         tracking.log_parameters(values | {"answer": config.answer.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
@@ -41,7 +39,7 @@ def run(config: Config, job: Job) -> Summary:
         questions = draw_questions(samples, config.seed)
         asked = draw_images(samples, config.answer.images, config.seed)
         pictured = draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
-        answered = Answers(_ask(config, job, vlm, asked, questions), _generate(config, job, vlm, pictured))
+        answered = Answers(_ask(job, engine, asked, questions), _generate(config, job, engine, pictured))
         results = _results(job, answered)
         _write(job, answered, results)
         if original and not beside_original.comparable(answered, original):
@@ -59,22 +57,21 @@ def _read_original(job: Job) -> Answers | None:
     return Answers(*map(pd.read_parquet, paths))
 
 
-def _ask(
-    config: Config, job: Job, vlm: Vlm, samples: Sequence[Sample], questions: Mapping[int, Question]
-) -> pd.DataFrame:
-    groups = list(batches(samples, config.answer.batch_images))
-    what = f"asking {job.model} {job.setup} in {len(orders.ORDERS)} orders"
-    log_probs = [orders.ask_in_orders(vlm, group, questions) for group in track(groups, len(groups), what)]
-    return orders.table(samples, questions, np.concatenate(log_probs))
+def _ask(job: Job, engine: Engine, samples: Sequence[Sample], questions: Mapping[int, Question]) -> pd.DataFrame:
+    log_probs = orders.ask_in_orders(
+        engine,
+        samples,
+        questions,
+        watch=lambda items, total, what: track(items, total, f"{what}: {job.model} {job.setup}"),
+    )
+    return orders.table(samples, questions, log_probs)
 
 
-def _generate(config: Config, job: Job, vlm: Vlm, samples: Sequence[Sample]) -> pd.DataFrame:
+def _generate(config: Config, job: Job, engine: Engine, samples: Sequence[Sample]) -> pd.DataFrame:
     limit = config.answer.max_new_tokens
     followed = track(samples, len(samples), f"answers of {job.model} {job.setup}")
-    generated = pd.concat([answers.answer_image(vlm, sample, limit) for sample in followed], ignore_index=True)
-    groups = batches(samples, config.answer.batch_images)
-    references = pd.concat([answers.reference_log_prob(vlm, group) for group in groups])
-    return generated.join(references, on="object_id")
+    generated = pd.concat([answers.answer_image(engine.vlm, sample, limit) for sample in followed], ignore_index=True)
+    return generated.join(answers.reference_log_prob(engine, samples), on="object_id")
 
 
 def _results(job: Job, answered: Answers) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from headimpact.files import atomic_folder, digest_file, read_json, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
 from headimpact.lifecycle.steps.results import figures, missing, rows
 from headimpact.lifecycle.summary import Summary
 from headimpact.selection.grammar import alias
@@ -38,7 +38,8 @@ def run(config: Config, job: Job) -> Summary:
 
 
 def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any]]:
-    vlm = load_base(config, job)
+    engine = load_engine(config, job)
+    vlm = engine.vlm
     header: dict[str, Any] = {"layers": [], "trainable": 0}
     if layout.adapter(job.model, job.setup).exists():
         lora.load(vlm, layout.adapter(job.model, job.setup))
@@ -46,10 +47,9 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any]]:
     layers, trainable = header["layers"], header["trainable"]
     total = lora.count_parameters(vlm.model).total
     objects = evaluate(
-        vlm,
+        engine,
         read_part("test"),
         config.seed,
-        config.evaluate.batch_images,
         lambda items, count, what: track(items, count, f"{what} {job.model} {job.setup}"),
     )
     results = {

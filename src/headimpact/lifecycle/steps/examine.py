@@ -5,16 +5,16 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from headimpact.engine.phrases import batches
 from headimpact.files import atomic_folder, write_json
 from headimpact.impact import stability, variations
 from headimpact.impact.examination import Examination, examine
 from headimpact.impact.head_impact import Impact
 from headimpact.impact.kruskal_wallis import kruskal_wallis
+from headimpact.impact.scoring import ChanceSettings
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, read_part
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import examined, figures
 
@@ -29,14 +29,13 @@ def run(config: Config, job: Job) -> Summary:
         values = {"examine": config.examine.model_dump(), "impact": settings.model_dump(), "seed": config.seed}
         tracking.log_parameters({"model": job.model, "dataset": config.dataset} | values)
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "impact")
-        groups = list(batches(samples, config.examine.batch_images))
         found = examine(
-            load_base(config, job),
-            track(groups, len(groups), f"examining {job.model}"),
+            load_engine(config, job),
+            samples,
             variations.variations(settings.mask_threshold),
             everything,
-            settings.chance_draws,
-            config.seed,
+            ChanceSettings(settings.mask_threshold, settings.chance_draws, config.seed),
+            lambda items, total, what: track(items, total, f"{what} {job.model}"),
         )
         table = variations.table(found.scores, found.image_ids)
         curve = stability.curve(scored.iou, scored.image_ids, config.seed)

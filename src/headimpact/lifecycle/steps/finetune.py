@@ -8,11 +8,12 @@ import pandas as pd
 from headimpact import __version__
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
+from headimpact.engine.forward import Engine
 from headimpact.files import atomic_folder, digest_file, read_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
 from headimpact.selection.grammar import read_setup
@@ -30,9 +31,9 @@ def run(config: Config, job: Job) -> Summary:
             pd.DataFrame(columns=_HISTORY).to_csv(aside / "history.csv", index=False)
         return Summary(f"finetune {job.setup} of {job.model}", [("layers", "none: there is nothing to train")])
     with tracking.run("finetune", job.model, job.setup) as run_id:
-        vlm = load_base(config, job)
-        _log_inputs(config, job, vlm)
-        header = _train(config, job, vlm, selected)
+        engine = load_engine(config, job)
+        _log_inputs(config, job, engine.vlm)
+        header = _train(config, job, engine, selected)
         _track(job, header)
     return Summary(
         f"finetune {job.setup} of {job.model}",
@@ -51,9 +52,9 @@ def _log_inputs(config: Config, job: Job, vlm: Vlm) -> None:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), part)
 
 
-def _train(config: Config, job: Job, vlm: Vlm, selected: dict[str, Any]) -> dict[str, Any]:
+def _train(config: Config, job: Job, engine: Engine, selected: dict[str, Any]) -> dict[str, Any]:
     """Train and write; gives the adapter's header."""
-    selection = Selection.from_dict(selected)
+    vlm, selection = engine.vlm, Selection.from_dict(selected)
     settings = lora.LoraSettings(**config.lora.model_dump())
     chosen = cell.placement(selection.layers, selection.heads, read_setup(job.setup).budget, settings.rank)
     header = {
@@ -74,7 +75,7 @@ def _train(config: Config, job: Job, vlm: Vlm, selected: dict[str, Any]) -> dict
     data = cell.TrainingData(read_part("train"), read_part("val"))
     state = layout.training_state(job.model, job.setup)
     peft_model, rows = cell.train_adapter(
-        vlm,
+        engine,
         chosen,
         settings,
         train,

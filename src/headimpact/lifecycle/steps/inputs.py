@@ -7,6 +7,7 @@ import torch
 
 from headimpact.data import coco, manifest
 from headimpact.data.samples import Sample
+from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.lifecycle import layout
@@ -15,7 +16,7 @@ from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
 
 
-def load_base(config: Config, job: Job) -> Vlm:
+def load_engine(config: Config, job: Job) -> Engine:
     """The base of a job, as ``identify`` found it, on the device and in the precision of ``compute``.
 
     Raises:
@@ -30,7 +31,20 @@ def load_base(config: Config, job: Job) -> Vlm:
             f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
             f"or go on with the new ones: headimpact identify --model {job.model}"
         )
-    return base
+    return engine_of(config, base)
+
+
+def engine_of(config: Config, base: Vlm) -> Engine:
+    """A base on its device, with the settings of ``compute``."""
+    compute = config.compute
+    settings = EngineSettings(
+        batch_tokens=compute.batch_tokens,
+        workers=compute.workers,
+        prefetch=compute.prefetch,
+        memory_mb=compute.memory_mb,
+        disk_mb=compute.disk_mb,
+    )
+    return Engine(base, settings, folder=layout.FROZEN, tell=lambda text: print(text, flush=True))
 
 
 def read_part(part: str) -> list[Sample]:

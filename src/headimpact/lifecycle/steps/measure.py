@@ -1,10 +1,9 @@
 """Measure what Head Impact does not say about each layer."""
 
-from headimpact.engine.phrases import batches
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, read_part
 from headimpact.lifecycle.steps.results import write_table
 from headimpact.lifecycle.summary import Summary
 from headimpact.selection.measures import measure
@@ -20,8 +19,12 @@ def run(config: Config, job: Job) -> Summary:
     with tracking.run("measure", job.model) as run_id:
         tracking.log_parameters({"model": job.model, "dataset": config.dataset, "measure": config.measure.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "impact")
-        groups = list(batches(samples, config.measure.batch_images))
-        measures = measure(load_base(config, job), track(groups, len(groups), f"measuring {job.model}"), TARGETS)
+        measures = measure(
+            load_engine(config, job),
+            samples,
+            TARGETS,
+            lambda items, total, what: track(items, total, f"{what} {job.model}"),
+        )
         table = measures.table()
         write_table(path, table)
         tracking.log_table("measures", table)

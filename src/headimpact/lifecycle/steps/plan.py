@@ -1,6 +1,5 @@
 """Plan: what a model and its setups cost, before anything heavy is fetched or computed."""
 
-import math
 import os
 from dataclasses import dataclass
 
@@ -50,7 +49,7 @@ def run(config: Config, job: Job) -> Summary:
         with tracking.run("plan", job.model):
             tracking.log_parameters({"model": job.model, "source": model.source, "revision": model.revision})
     images, machine = _images(config), _machine(config)
-    load = cost.workload(model, images.images, config.train.batch_images)
+    load = cost.workload(model, images.images, config.compute.batch_tokens, config.train.batch_images)
     rows = _facts(job, model, images, load)
     for setup in dict.fromkeys((*config.grid.setups, job.setup)):
         rows.append((setup, _cost(config, model, setup, load, images.train, machine)))
@@ -124,11 +123,11 @@ def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int
     seconds = found.flops / machine.rate
     if lowest is None:
         return f"{counts.total:,} parameters; estimate: {memory}, {_told(seconds)} a forward of {load.images} images"
-    batches = config.train.accumulation
+    step = config.train.batch_images
     told = f"trainable {counts.trainable:,} of {counts.total:,} ({counts.percent:.4f} %); estimate: {memory}, "
-    told += f"{_told(seconds * batches)} a step of {load.images * batches} images"
+    told += f"{_told(seconds * step / load.images)} a step of {step} images"
     if train is not None:
-        told += f", {_told(seconds * math.ceil(train / load.images))} an epoch of {train}"
+        told += f", {_told(seconds * train / load.images)} an epoch of {train}"
     return told
 
 

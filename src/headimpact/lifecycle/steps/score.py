@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from headimpact.engine.phrases import batches
 from headimpact.files import atomic_folder, digest_file, write_json
 from headimpact.impact.head_impact import Impact
 from headimpact.impact.kruskal_wallis import kruskal_wallis
-from headimpact.impact.scoring import Scorer
+from headimpact.impact.scoring import ChanceSettings, score_images
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, load_base, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
 from headimpact.lifecycle.steps.results import write_table
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
@@ -24,7 +23,8 @@ def run(config: Config, job: Job) -> Summary:
     samples = read_part("impact")
     digest = dataset_digest()
     with tracking.run("score", job.model) as run_id:
-        vlm = load_base(config, job)
+        engine = load_engine(config, job)
+        vlm = engine.vlm
         tracking.log_parameters(
             {
                 "model": job.model,
@@ -37,11 +37,10 @@ def run(config: Config, job: Job) -> Summary:
         )
         tracking.log_dataset(config.dataset, layout.DATASET, digest, "impact")
         settings = config.impact
-        scorer = Scorer(vlm, samples, settings.mask_threshold, settings.chance_draws, config.seed)
-        groups = list(batches(samples, settings.batch_images))
-        for group in track(groups, len(groups), f"scoring {job.model}"):
-            scorer.score(group)
-        impact = scorer.accumulator.result()
+        chance = ChanceSettings(settings.mask_threshold, settings.chance_draws, config.seed)
+        impact, left_out = score_images(
+            engine, samples, chance, lambda items, total, what: track(items, total, f"{what} {job.model}")
+        )
         facts = {
             "model": job.model,
             "dataset": config.dataset,
@@ -49,7 +48,7 @@ def run(config: Config, job: Job) -> Summary:
             "base_digest": vlm.digest,
             "images": len(set(impact.image_ids.tolist())),
         }
-        skipped = pd.DataFrame(scorer.skipped, columns=["image_id", "object_id", "reason"])
+        skipped = pd.DataFrame(left_out, columns=["image_id", "object_id", "reason"])
         summary = _write(layout.impact(job.model), impact, skipped, facts)
         _track(job.model, impact, summary)
     return _tell(job.model, impact, summary, skipped, run_id)

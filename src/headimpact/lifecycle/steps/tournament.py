@@ -13,6 +13,7 @@ import torch
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
 from headimpact.devices import choose_device, choose_dtype
+from headimpact.engine.forward import Engine
 from headimpact.engine.watch import unwatched
 from headimpact.engine.workers import work
 from headimpact.errors import InputError
@@ -22,7 +23,7 @@ from headimpact.files import atomic_file, digest_file, read_json, write_json
 from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, engine_of, read_part
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
@@ -34,7 +35,6 @@ from headimpact.tournament import figure as tournament_figure
 from headimpact.tournament.contest import Contest, Key, Run
 from headimpact.tournament.standings import Standings, headlines, standings
 from headimpact.vlm import loading
-from headimpact.vlm.base import Vlm
 
 # What decides the results of a run.
 _CODE = ("adapters.cell", "evaluation.objects")
@@ -180,19 +180,20 @@ def _make(task: Task) -> tuple[int, pd.DataFrame]:
     config = task.config
     torch.set_num_threads(task.threads)
     base = loading.load(config.models[task.model].source, task.revision, config.compute.device, config.compute.dtype)
-    trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, base)
-    objects = evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, unwatched)
+    engine = engine_of(config, base)
+    trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, engine)
+    objects = evaluate(engine, read_part("test"), config.seed, unwatched)
     return trainable, objects
 
 
-def _adapt(task: Task, base: Vlm) -> int:
+def _adapt(task: Task, engine: Engine) -> int:
     settings = lora.LoraSettings(**task.config.lora.model_dump())
     train = _train_settings(task.config, task.run.seed)
-    fingerprint = cell.training_fingerprint(base, task.run.adapted, settings, train, {"context": task.context})
+    fingerprint = cell.training_fingerprint(engine.vlm, task.run.adapted, settings, train, {"context": task.context})
     data = cell.TrainingData(read_part("train"), read_part("val"))
     try:
         peft_model, _ = cell.train_adapter(
-            base, task.run.adapted, settings, train, data, _state(task), fingerprint, unwatched
+            engine, task.run.adapted, settings, train, data, _state(task), fingerprint, unwatched
         )
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
