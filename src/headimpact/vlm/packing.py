@@ -94,8 +94,13 @@ class Batch:
         """The same batch on another device (the index lists stay where they are)."""
         if self.ids.device == torch.device(device):
             return self
-        moved = (t.to(device, non_blocking=True) for t in (self.ids, self.positions, self.branches, self.prompts))
-        return Batch(*moved, self.visual)
+        return Batch(
+            ids=self.ids.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            branches=self.branches.to(device, non_blocking=True),
+            prompts=self.prompts.to(device, non_blocking=True),
+            visual=self.visual,
+        )
 
 
 def common_prefix(sequences: Sequence[Int[Tensor, "_"]]) -> int:

@@ -58,11 +58,9 @@ def _read_original(job: Job) -> Answers | None:
 
 
 def _ask(job: Job, engine: Engine, samples: Sequence[Sample], questions: Mapping[int, Question]) -> pd.DataFrame:
+    name = f"{job.model} {job.setup}"
     log_probs = orders.ask_in_orders(
-        engine,
-        samples,
-        questions,
-        watch=lambda items, total, what: track(items, total, f"{what}: {job.model} {job.setup}"),
+        engine, samples, questions, watch=lambda items, total, what: track(items, total, f"{what}: {name}")
     )
     return orders.table(samples, questions, log_probs)
 
