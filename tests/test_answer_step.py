@@ -1,6 +1,7 @@
 """The step answer: a setup beside the original, with the model's part made up."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -19,7 +20,7 @@ OTHERS = [(image, 10 * image + i) for image in (1, 2, 4) for i in (0, 1)]
 @pytest.fixture
 def config(tracked: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """No base is loaded, and there is no dataset."""
-    monkeypatch.setattr(answer, "load_base", lambda config, job: object())
+    monkeypatch.setattr(answer, "load_engine", lambda config, job: SimpleNamespace(vlm=object()))
     monkeypatch.setattr(lora, "load", lambda vlm, adapter: None)
     monkeypatch.setattr(answer, "read_part", lambda part: [])
     monkeypatch.setattr(answer, "draw_questions", lambda samples, seed: {})

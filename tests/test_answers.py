@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from engines import captions_of, engine_of
 from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
@@ -108,6 +109,7 @@ def test_answers_are_what_would_be_served(vlm: Vlm, samples: list[Sample]):
 
 
 def test_the_reference_is_the_phrase_of_the_caption(vlm: Vlm, samples: list[Sample]):
-    found = answers.reference_log_prob(vlm, samples[:2])
-    assert found.to_dict() == {obj.id: -nll for _, obj, nll, _ in phrase_nll(vlm, samples[:2])}
+    engine = engine_of(vlm)
+    found = answers.reference_log_prob(engine, samples[:2])
+    assert found.to_dict() == {obj.id: -nll for _, obj, nll, _ in phrase_nll(engine, captions_of(engine, samples[:2]))}
     assert (found < 0).all()

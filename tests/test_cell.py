@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from engines import engine_of
 from family_facts import fresh, tiny
 
 from headimpact.adapters import cell, lora
@@ -20,7 +21,6 @@ TRAIN = TrainSettings(
     lr=1e-2,
     epochs=1,
     batch_images=2,
-    accumulation=1,
     warmup_share=0.2,
     weight_decay=0.0,
     max_grad_norm=1.0,
@@ -50,31 +50,32 @@ def test_what_a_selection_adapts():
     ids=["layers", "heads", "ranks"],
 )
 def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Placement, folder: Path, tmp_path: Path):
-    vlm = fresh("idefics3")
+    engine = engine_of(fresh("idefics3"))
     data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
-    before = evaluate(vlm, test, 0, 2, unwatched)
+    before = evaluate(engine, test, 0, unwatched)
     steps = []
 
     def watch(items, total, what):
         steps.append((total, what))
         return items
 
-    peft_model, history = cell.train_adapter(vlm, chosen, LORA, TRAIN, data, tmp_path / "state", "same", watch)
-    assert lora.adapted_modules(peft_model) == sorted(vlm.projections(chosen.layers, LORA.targets))
+    peft_model, history = cell.train_adapter(engine, chosen, LORA, TRAIN, data, tmp_path / "state", "same", watch)
+    assert lora.adapted_modules(peft_model) == sorted(engine.vlm.projections(chosen.layers, LORA.targets))
+    assert engine.first == min(chosen.layers)
     assert steps == [(1, "training")]
     assert {measured.metric for measured in history} == {"train/loss", "train/lr", "val/perplexity"}
-    after = evaluate(vlm, test, 0, 2, unwatched)
+    after = evaluate(engine, test, 0, unwatched)
     assert after["object_id"].tolist() == before["object_id"].tolist()
     assert (after["nll"] != before["nll"]).any()
 
 
 def test_an_adapter_that_learned_nothing_is_refused(folder: Path, tmp_path: Path):
-    vlm = fresh("idefics3")
+    engine = engine_of(fresh("idefics3"))
     data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     settings = dataclasses.replace(TRAIN, lr=1e-30)
     with pytest.raises(lora.DeadAdapterError, match="does not change the logits"):
-        cell.train_adapter(vlm, Placement((1,)), LORA, settings, data, tmp_path / "state", "same", unwatched)
+        cell.train_adapter(engine, Placement((1,)), LORA, settings, data, tmp_path / "state", "same", unwatched)
 
 
 def test_a_cell_is_known_by_all_that_decides_it():

@@ -6,20 +6,21 @@ import numpy as np
 import obvious
 import pytest
 import torch
+from engines import engine_of
 from family_facts import tiny
 from PIL import Image
 
 from headimpact.data import coco
 from headimpact.data.samples import Sample, key_object
 from headimpact.data.scene_dataset import write_scenes
-from headimpact.engine import phrases
 from headimpact.errors import InputError
 from headimpact.impact import examination, variations
-from headimpact.impact.scoring import Scorer, Skipped
+from headimpact.impact.scoring import ChanceSettings, Skipped, score_images
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
+CHANCE = ChanceSettings(THRESHOLD, DRAWS, SEED)
 WAYS = variations.variations(THRESHOLD)
 
 
@@ -40,9 +41,8 @@ def smolvlm() -> Vlm:
     return tiny("idefics3")
 
 
-def examined(vlm: Vlm, samples: list[Sample], size: int = 2, everything: list[Sample] | None = None):
-    groups = list(phrases.batches(samples, size))
-    return examination.examine(vlm, groups, WAYS, everything or samples, DRAWS, SEED)
+def examined(vlm: Vlm, samples: list[Sample], everything: list[Sample] | None = None):
+    return examination.examine(engine_of(vlm), samples, WAYS, everything or samples, CHANCE)
 
 
 def naive(vlm: Vlm, samples: list[Sample]) -> dict[str, list[variations.Scores]]:
@@ -92,15 +92,13 @@ def test_scores_equal_the_obvious_way(vlm, samples):
 
 
 def test_the_definition_is_what_score_found(vlm, samples):
-    """The same objects, the same masks of other images, whatever subset is examined."""
-    scorer = Scorer(vlm, samples, THRESHOLD, DRAWS, SEED)
-    for group in phrases.batches(samples, 2):
-        scorer.score(group)
-    impact = scorer.accumulator.result()
-    found = examined(vlm, samples[1:3], everything=samples)
-    rows = np.isin(impact.object_ids, found.object_ids)
+    """The same objects, the same masks of other images, whatever subset is examined and in whatever order."""
+    impact, _ = score_images(engine_of(vlm), samples, CHANCE)
+    found = examined(vlm, samples[2:0:-1], everything=samples)
+    assert found.object_ids.tolist() == [obj.id for sample in samples[2:0:-1] for obj in sample.objects]
+    rows = [impact.object_ids.tolist().index(object_id) for object_id in found.object_ids.tolist()]
     definition = found.scores[variations.DEFINITION]
-    assert found.object_ids.tolist() == impact.object_ids[rows].tolist()
+    assert found.image_ids.tolist() == impact.image_ids[rows].tolist()
     assert (np.abs(definition.iou - impact.iou[rows]) > 1e-6).mean() < 0.02
     assert (np.abs(definition.chance - impact.chance[rows]) > 1e-6).mean() < 0.02
 

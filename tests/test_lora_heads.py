@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines import engine_of
 from family_facts import fresh, tiny
 from peft import PeftModel
 from test_lora import PICTURE, SETTINGS, header, logits, stir
@@ -24,7 +25,6 @@ FEW_STEPS = TrainSettings(
     lr=1e-2,
     epochs=2,
     batch_images=2,
-    accumulation=1,
     warmup_share=0.2,
     weight_decay=0.1,
     max_grad_norm=1.0,
@@ -42,7 +42,7 @@ def parts(tmp_path_factory):
 
 
 def train(base: Vlm, peft_model: PeftModel, parts, checkpoint: Path) -> None:
-    for _ in Training(base, peft_model, *parts, FEW_STEPS, checkpoint, "same").run():
+    for _ in Training(engine_of(base), peft_model, *parts, FEW_STEPS, checkpoint, "same").run():
         pass
 
 
@@ -133,7 +133,8 @@ def test_rows_of_heads_by_key_value_group(family, heads, target, units):
 
 def head_training(parts, checkpoint: Path) -> Training:
     base = fresh("qwen2_vl")
-    return Training(base, lora.attach_heads(base, HEADS, SETTINGS, seed=5), *parts, FEW_STEPS, checkpoint, "same")
+    peft_model = lora.attach_heads(base, HEADS, SETTINGS, seed=5)
+    return Training(engine_of(base), peft_model, *parts, FEW_STEPS, checkpoint, "same")
 
 
 def test_training_on_single_heads_goes_on_where_it_stopped(parts, tmp_path):

@@ -1,29 +1,23 @@
 """Evaluation against the obvious way."""
 
 import math
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import fields
 
 import obvious
 import pytest
 import torch
+from engines import captions_of, count_forwards, engine_of
 
 from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
-from headimpact.engine.phrases import batches, phrase_nll
+from headimpact.engine.phrases import phrase_nll
 from headimpact.engine.watch import unwatched
-from headimpact.evaluation.objects import ObjectResult, evaluate, evaluate_images
+from headimpact.evaluation.objects import ObjectResult, evaluate
 from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
-
-
-def test_batches():
-    five = [Sample(i, Path("never opened"), 2, 2, ()) for i in range(1, 6)]
-    assert [[sample.id for sample in group] for group in batches(five, 2)] == [[1, 2], [3, 4], [5]]
-    assert list(batches([], 2)) == []
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +50,7 @@ def shares(vlm: Vlm, question: Question, encoded) -> torch.Tensor:
 def test_figures_equal_one_conversation_at_a_time(vlm, samples):
     questions = draw_questions(samples, 0)
     chosen = samples[:3]
-    results = iter(evaluate_images(vlm, chosen, questions))
+    results = evaluate(engine_of(vlm), samples, 0, unwatched).itertuples()
     for one in chosen:
         encoded = vlm.encode_image(one.image())
         for obj in one.objects:
@@ -75,40 +69,48 @@ def test_figures_equal_one_conversation_at_a_time(vlm, samples):
     assert next(results, None) is None
 
 
-def test_batches_of_other_sizes_give_the_same(vlm, samples):
-    questions = draw_questions(samples, 0)
-    together = evaluate_images(vlm, samples, questions)
-    for size in (1, 2):
-        groups = batches(samples, size)
-        apart = [result for group in groups for result in evaluate_images(vlm, group, questions)]
-        assert len(apart) == len(together)
-        for a, b in zip(apart, together, strict=True):
-            assert (a.object_id, a.tokens, a.chosen) == (b.object_id, b.tokens, b.chosen)
-            assert a.nll == pytest.approx(b.nll, abs=1e-4)
-            assert a.ans_prob == pytest.approx(b.ans_prob, abs=1e-4)
+def test_forwards_of_other_sizes_give_the_same(vlm, samples, monkeypatch):
+    forwards = count_forwards(monkeypatch, vlm)
+    together = evaluate(engine_of(vlm), samples, 0, unwatched)
+    counts = [len(forwards)]
+    for tokens in (1000, 1):
+        forwards.clear()
+        apart = evaluate(engine_of(vlm, tokens), samples, 0, unwatched)
+        counts.append(len(forwards))
+        for name in ("object_id", "tokens", "chosen"):
+            assert apart[name].tolist() == together[name].tolist()
+        assert apart["nll"].to_numpy() == pytest.approx(together["nll"].to_numpy(), abs=1e-4)
+        assert apart["ans_prob"].to_numpy() == pytest.approx(together["ans_prob"].to_numpy(), abs=1e-4)
+    assert counts[0] < counts[1] < counts[2]
 
 
 def test_phrases_alone_have_the_same_nll(vlm, samples):
     """The validation's way and the test's way, which packs questions beside the captions, agree."""
-    questions = draw_questions(samples, 0)
-    results = evaluate_images(vlm, samples, questions)
-    for (one, obj, nll, tokens), result in zip(phrase_nll(vlm, samples), results, strict=True):
+    engine = engine_of(vlm)
+    results = evaluate(engine, samples, 0, unwatched).itertuples()
+    phrases = phrase_nll(engine, captions_of(engine, samples))
+    for (one, obj, nll, tokens), result in zip(phrases, results, strict=True):
         assert (one.id, obj.id, tokens) == (result.image_id, result.object_id, result.tokens)
         assert nll == pytest.approx(result.nll, abs=1e-4)
         assert math.isfinite(nll)
 
 
-def test_a_part_is_evaluated_batch_by_batch_one_row_an_object(samples):
-    vlm, seen = bases.build("tiny-smolvlm", 3), []
+def test_a_part_is_evaluated_image_by_image_one_row_an_object(samples):
+    engine, seen, watched = engine_of(bases.build("tiny-smolvlm", 3)), [], []
 
     def watch(items, total, what):
         seen.append((total, what))
-        return items
+        for item in items:
+            watched.append(item)
+            yield item
 
-    table = evaluate(vlm, samples, 0, 2, watch)
-    assert seen == [(3, "evaluating")]
-    questions = draw_questions(samples, 0)
-    expected = [asdict(r) for group in batches(samples, 2) for r in evaluate_images(vlm, group, questions)]
-    assert table.to_dict("records") == expected
+    table = evaluate(engine, samples, 0, watch)
+    assert seen == [(5, "evaluating")]
+    assert len(watched) == 5
     assert list(table) == [field.name for field in fields(ObjectResult)]
-    assert evaluate(vlm, samples, 1, 2, unwatched)["answer"].tolist() != table["answer"].tolist()
+    expected = [(one.id, obj.id, obj.phrase) for one in samples for obj in one.objects]
+    assert list(table[["image_id", "object_id", "phrase"]].itertuples(index=False, name=None)) == expected
+    questions = draw_questions(samples, 0)
+    assert table["answer"].tolist() == [questions[obj.id].label for one in samples for obj in one.objects]
+    assert evaluate(engine, samples, 0, unwatched).equals(table)
+    assert evaluate(engine, samples, 1, unwatched)["answer"].tolist() != table["answer"].tolist()

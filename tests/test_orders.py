@@ -4,15 +4,17 @@ import itertools
 
 import numpy as np
 import obvious
+import pandas as pd
 import pytest
 import torch
+from engines import engine_of
 
 from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
+from headimpact.engine.watch import unwatched
 from headimpact.errors import InputError
-from headimpact.evaluation import beside_original, orders
-from headimpact.evaluation.objects import evaluate_images
+from headimpact.evaluation import beside_original, objects, orders
 from headimpact.evaluation.orders import ORDERS, answer_orders, ask_in_orders
 from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.text import normalise
@@ -106,7 +108,7 @@ def test_distractors_are_never_true_of_the_image_in_the_embedded_dataset(samples
 def test_packed_orders_equal_one_conversation_at_a_time(vlm: Vlm, samples: list[Sample]):
     questions = draw_questions(samples, 0)
     chosen = sorted(samples, key=lambda sample: len(sample.objects))[:2]
-    found = ask_in_orders(vlm, chosen, questions)
+    found = ask_in_orders(engine_of(vlm), chosen, questions)
     assert found.shape == (sum(len(sample.objects) for sample in chosen), 24, 4)
     # The last object: its sequence is not the first of the batch, its image not the first of the images.
     sample, obj = chosen[-1], chosen[-1].objects[-1]
@@ -118,21 +120,26 @@ def test_packed_orders_equal_one_conversation_at_a_time(vlm: Vlm, samples: list[
         torch.testing.assert_close(torch.from_numpy(found[-1, row]), expected, atol=1e-4, rtol=0)
 
 
-def test_figures_are_those_of_asking_again_in_every_order(vlm: Vlm, samples: list[Sample]):
+def test_figures_are_those_of_asking_again_in_every_order(vlm: Vlm, samples: list[Sample], monkeypatch):
     """The slow path: the evaluation of the single order, once for each order of the options."""
     chosen = [min(samples, key=lambda sample: len(sample.objects))]
-    questions = draw_questions(samples, 0)
-    table = orders.table(chosen, questions, ask_in_orders(vlm, chosen, questions))
-    single = evaluate_images(vlm, chosen, questions)
-    assert table["object_id"].tolist() == [result.object_id for result in single]
-    assert table["correct_one"].tolist() == [float(result.correct) for result in single]
-    np.testing.assert_allclose(table["ans_prob_one"], [result.ans_prob for result in single], atol=1e-4)
+    questions, engine = draw_questions(samples, 0), engine_of(vlm)
+
+    def evaluated(asked: dict[int, Question]) -> pd.DataFrame:
+        monkeypatch.setattr(objects, "draw_questions", lambda samples, seed: asked)
+        return objects.evaluate(engine, chosen, 0, unwatched)
+
+    table = orders.table(chosen, questions, ask_in_orders(engine, chosen, questions))
+    single = evaluated(questions)
+    assert table["object_id"].tolist() == single["object_id"].tolist()
+    assert table["correct_one"].tolist() == single["correct"].astype(float).tolist()
+    np.testing.assert_allclose(table["ans_prob_one"], single["ans_prob"], atol=1e-4)
     probabilities = np.zeros((len(table), 24))
     for column, order in enumerate(ORDERS.tolist()):
         turned = {
             key: Question(tuple(q.options[i] for i in order), order.index(q.label)) for key, q in questions.items()
         }
-        probabilities[:, column] = [result.ans_prob for result in evaluate_images(vlm, chosen, turned)]
+        probabilities[:, column] = evaluated(turned)["ans_prob"]
     np.testing.assert_allclose(table["ans_prob_all"], probabilities.mean(1), atol=1e-4)
     np.testing.assert_allclose(table[[f"label_{label}" for label in "ABCD"]].sum(axis=1), 1)
 

@@ -32,7 +32,10 @@ def test_head_impact_in_bfloat16_is_that_in_float32(name: str, samples: list[Sam
         return score_images(Engine(base), samples, ChanceSettings(0.5, 2, 0))[0]
 
     exact, rounded = scored("float32"), scored("bfloat16")
-    assert np.abs(exact.hi - rounded.hi).max() < 0.01
+    difference = np.abs(exact.hi - rounded.hi)
+    # A token at the mean of a row may fall on its other side, and an object's IoU with it: of one object, not of more.
+    assert difference.max() < 1 / len(exact.object_ids)
+    assert difference.mean() < 0.002
     top = [set(np.argsort(-impact.layer_scores())[:4].tolist()) for impact in (exact, rounded)]
     assert top[0] == top[1]
 

@@ -8,20 +8,22 @@ import obvious
 import pandas as pd
 import pytest
 import torch
+from engines import count_forwards, engine_of
 from family_facts import tiny
 from PIL import Image
 from scipy import stats
 
 from headimpact.data import coco
-from headimpact.data.samples import Sample, key_object
+from headimpact.data.samples import KeyObject, Sample, key_object
 from headimpact.data.scene_dataset import write_scenes
-from headimpact.engine import phrases
 from headimpact.errors import InputError
-from headimpact.impact.scoring import Scorer, Skipped
+from headimpact.impact.scoring import ChanceSettings, Skipped, foreign_coverages, score_images
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES
+from headimpact.vlm.tokengrid import token_mask
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
+CHANCE = ChanceSettings(THRESHOLD, DRAWS, SEED)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,6 @@ def vlm(request) -> Vlm:
 @pytest.fixture(scope="module")
 def smolvlm() -> Vlm:
     return tiny("idefics3")
-
-
-def scored(vlm: Vlm, samples: list[Sample], size: int, everything: list[Sample] | None = None, seed=SEED):
-    scorer = Scorer(vlm, everything or samples, THRESHOLD, DRAWS, seed)
-    for group in phrases.batches(samples, size):
-        scorer.score(group)
-    return scorer
 
 
 def naive_mask(vlm: Vlm, pixels: np.ndarray) -> np.ndarray:
@@ -101,7 +96,7 @@ def naive_scores(vlm: Vlm, samples: list[Sample]) -> pd.DataFrame:
 
 def test_scores_equal_the_obvious_way(vlm, samples):
     chosen = samples[:3]
-    found = scored(vlm, chosen, 2).accumulator.result().objects_frame()
+    found = score_images(engine_of(vlm), chosen, CHANCE)[0].objects_frame()
     expected = naive_scores(vlm, chosen)
     keys = ["image_id", "object_id", "layer", "head"]
     assert (found[keys].to_numpy() == expected[keys].to_numpy()).all()
@@ -116,12 +111,13 @@ def test_scores_equal_the_obvious_way(vlm, samples):
     assert found["iou"].std() > 0.01
 
 
-def test_batches_of_other_sizes_and_orders_give_the_same(vlm, samples):
-    """Also the chance level: its draws depend on the object's id, not on when it comes."""
-    together = scored(vlm, samples, 4).accumulator.result().objects_frame()
-    apart = scored(vlm, samples[::-1], 1, everything=samples).accumulator.result().objects_frame()
-    order = ["object_id", "layer", "head"]
-    apart, together = (frame.sort_values(order, ignore_index=True) for frame in (apart, together))
+def test_forwards_of_other_sizes_give_the_same(vlm, samples, monkeypatch):
+    forwards = count_forwards(monkeypatch, vlm)
+    together = score_images(engine_of(vlm), samples, CHANCE)[0].objects_frame()
+    assert len(forwards) == 1
+    apart = score_images(engine_of(vlm, batch_tokens=1), samples, CHANCE)[0].objects_frame()
+    assert len(forwards) == 1 + len(samples)
+    order = ["image_id", "object_id", "layer", "head"]
     assert (apart[order].to_numpy() == together[order].to_numpy()).all()
     for name in ("auroc", "mass"):
         np.testing.assert_allclose(apart[name], together[name], atol=1e-3)
@@ -139,18 +135,25 @@ def halves(rows: slice, cols: slice, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
+def foreign_masks(
+    vlm: Vlm, sample: Sample, obj: KeyObject, everything: list[tuple[int, KeyObject]], draws: int, seed: int = SEED
+) -> torch.Tensor:
+    covered = foreign_coverages(vlm, sample, obj, everything, draws, seed)
+    return torch.stack([token_mask(one, THRESHOLD) for one in covered])
+
+
 def test_chance_masks_come_from_other_images_alone(smolvlm):
     """Image 1 is marked above, image 2, of another size, on the left: each gets nothing but the other's, stretched."""
     left = [key_object(i, "x", halves(slice(None), slice(0, 80), (160, 120)), 1.0) for i in (20, 21)]
     top = [key_object(i, "x", halves(slice(0, 64), slice(None), (96, 128)), 1.0) for i in (10, 11)]
     one = Sample(1, Path("none"), 96, 128, tuple(top))
     two = Sample(2, Path("none"), 160, 120, tuple(left))
-    scorer = Scorer(smolvlm, [one, two], THRESHOLD, 20, SEED)
+    everything = [(sample.id, obj) for sample in (one, two) for obj in sample.objects]
     stretched_left = naive_mask(smolvlm, halves(slice(None), slice(0, 48), (96, 128)))
     stretched_top = naive_mask(smolvlm, halves(slice(0, 60), slice(None), (160, 120)))
     for sample, expected in ((one, stretched_left), (two, stretched_top)):
         for obj in sample.objects:
-            drawn = scorer._foreign(sample, obj)
+            drawn = foreign_masks(smolvlm, sample, obj, everything, 20)
             assert drawn.shape == (20, len(expected))
             assert (drawn.numpy() == expected).all()
 
@@ -158,17 +161,17 @@ def test_chance_masks_come_from_other_images_alone(smolvlm):
 def test_chance_draws_are_seeded_by_the_object(smolvlm, samples):
     first, second = samples[0], samples[0].objects
     assert len(second) >= 2
-    scorer = Scorer(smolvlm, samples, THRESHOLD, 8, SEED)
-    drawn = scorer._foreign(first, second[0])
-    assert torch.equal(Scorer(smolvlm, samples, THRESHOLD, 8, SEED)._foreign(first, second[0]), drawn)
-    assert not torch.equal(scorer._foreign(first, second[1]), drawn)
-    assert not torch.equal(Scorer(smolvlm, samples, THRESHOLD, 8, SEED + 1)._foreign(first, second[0]), drawn)
+    everything = [(sample.id, obj) for sample in samples for obj in sample.objects]
+    drawn = foreign_masks(smolvlm, first, second[0], everything, 8)
+    assert torch.equal(foreign_masks(smolvlm, first, second[0], everything, 8), drawn)
+    assert not torch.equal(foreign_masks(smolvlm, first, second[1], everything, 8), drawn)
+    assert not torch.equal(foreign_masks(smolvlm, first, second[0], everything, 8, SEED + 1), drawn)
 
 
 def test_one_image_has_no_chance_level(smolvlm, samples):
     nothing = dataclasses.replace(samples[1], objects=())
     with pytest.raises(InputError, match="needs two images with objects"):
-        Scorer(smolvlm, [samples[0], nothing], THRESHOLD, DRAWS, SEED)
+        score_images(engine_of(smolvlm), [samples[0], nothing], CHANCE)
 
 
 # ---- skipped objects
@@ -194,10 +197,9 @@ def unseen(tmp_path) -> Sample:
 
 
 def test_objects_that_no_token_sees_are_counted_with_the_reason(smolvlm, samples, unseen):
-    scorer = scored(smolvlm, [samples[0], unseen], 2)
+    impact, skipped = score_images(engine_of(smolvlm), [samples[0], unseen], CHANCE)
     reason = "no visual token sees the object"
-    assert scorer.skipped == [Skipped(900, 1, reason), Skipped(900, 3, reason)]
-    impact = scorer.accumulator.result()
+    assert skipped == [Skipped(900, 1, reason), Skipped(900, 3, reason)]
     assert impact.object_ids.tolist() == [obj.id for obj in samples[0].objects] + [2]
     assert np.isfinite(impact.iou).all()
 
@@ -209,12 +211,12 @@ def test_a_dot_that_is_seen_gets_its_best_covered_token(smolvlm, unseen):
 
 def test_an_image_of_nothing_but_skipped_objects_costs_no_forward(smolvlm, samples, unseen, monkeypatch):
     lost = dataclasses.replace(unseen, objects=(unseen.objects[0], unseen.objects[2]))
-    scorer = Scorer(smolvlm, [*samples, lost], THRESHOLD, DRAWS, SEED)
+    _, skipped = score_images(engine_of(smolvlm), [*samples, lost], CHANCE)
+    assert [one.object_id for one in skipped] == [1, 3]
+    monkeypatch.setattr(smolvlm, "image_features", None)
     monkeypatch.setattr(smolvlm, "hidden_states", None)
-    scorer.score([lost])
-    assert len(scorer.skipped) == 2
     with pytest.raises(InputError, match="No object was scored"):
-        scorer.accumulator.result()
+        score_images(engine_of(smolvlm), [lost, dataclasses.replace(lost, id=901)], CHANCE)
 
 
 def test_a_phrase_without_tokens_is_skipped(smolvlm, samples, monkeypatch):
@@ -228,6 +230,6 @@ def test_a_phrase_without_tokens_is_skipped(smolvlm, samples, monkeypatch):
         return dataclasses.replace(tokens, target=tokens.target[:0]) if stripped else tokens
 
     monkeypatch.setattr(smolvlm, "tokenize", tokenize)
-    scorer = scored(smolvlm, samples[:2], 2)
-    assert scorer.skipped == [Skipped(samples[0].id, victim.id, "the phrase has no token")]
-    assert victim.id not in scorer.accumulator.result().object_ids
+    impact, skipped = score_images(engine_of(smolvlm), samples[:2], CHANCE)
+    assert skipped == [Skipped(samples[0].id, victim.id, "the phrase has no token")]
+    assert victim.id not in impact.object_ids

@@ -18,19 +18,24 @@ def as_rows(mask: torch.Tensor) -> list[str]:
     return ["".join("x" if cell else "." for cell in row) for row in mask.tolist()]
 
 
+def seen(packed: Packed) -> list[str]:
+    """Which tokens every token of a single sequence attends to."""
+    return as_rows(packing.collate([packed]).mask[0, 0])
+
+
 def test_a_causal_pack_by_hand():
     packed = packing.pack([tokens([9, 9, 1, 2, 3], 3), tokens([9, 9, 1, 4], 3)], [0, 1], bidirectional=False)
     assert packed.ids.tolist() == [9, 9, 1, 2, 3, 4]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3]]
     assert [where.tolist() for where in packed.where] == [[0, 1, 2, 3, 4], [0, 1, 2, 5]]
-    assert as_rows(packed.mask) == ["x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxx..x"]
+    assert seen(packed) == ["x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxx..x"]
 
 
 def test_a_bidirectional_pack_by_hand():
     """The prompt sees itself both ways; the shared start of the answers stays causal."""
     packed = packing.pack([tokens([9, 1, 5, 2], 2), tokens([9, 1, 5, 3], 2)], [0, 1], bidirectional=True)
     assert packed.ids.tolist() == [9, 1, 5, 2, 3]
-    assert as_rows(packed.mask) == ["xx...", "xx...", "xxx..", "xxxx.", "xxx.x"]
+    assert seen(packed) == ["xx...", "xx...", "xxx..", "xxxx.", "xxx.x"]
 
 
 def test_packing_refuses_what_cannot_share():
@@ -48,3 +53,31 @@ def test_padding_changes_nothing_and_sees_itself():
     batch = packing.collate(packs)
     assert batch.ids.tolist() == [[9, 1, 2, 0, 0], [9, 1, 2, 3, 4]]
     assert as_rows(batch.mask[0, 0]) == ["x....", "xx...", "xxx..", "...x.", "....x"]
+    assert batch.branches.tolist() == [[0, 0, 0, -1, -1], [0] * 5]
+
+
+def test_a_prompt_in_both_directions_ends_where_its_sequence_does():
+    """Beside a longer one, and beside one that is causal."""
+    packs = [
+        packing.pack([tokens([9, 1, 2], 2)], [0], bidirectional=True),
+        packing.pack([tokens([9, 9, 1, 2], 3)], [0], bidirectional=True),
+        packing.pack([tokens([9, 1], 1)], [0], bidirectional=False),
+    ]
+    mask = packing.collate(packs).mask[:, 0]
+    assert as_rows(mask[0]) == ["xx..", "xx..", "xxx.", "...x"]
+    assert as_rows(mask[1]) == ["xxx.", "xxx.", "xxx.", "xxxx"]
+    assert as_rows(mask[2]) == ["x...", "xx..", "..x.", "...x"]
+
+
+def test_conversations_of_several_images_by_hand():
+    """Image and place of each, where sequences come in another order than the images."""
+    first = [tokens([9, 1, 2], 2), tokens([9, 1, 3], 2)]
+    second = [tokens([9, 9, 4], 2)]
+    sequences = [(1, packing.pack(second, [0], False)), (0, packing.pack(first, [0, 1], False))]
+    packed = packing.join(sequences, [first, second])
+    assert packed.images == (1, 0)
+    assert packed.members == ((0, 0), (0, 1), (1, 0))
+    assert [one.ids.tolist() for one in packed.tokens] == [[9, 1, 2], [9, 1, 3], [9, 9, 4]]
+    assert [(row, where.tolist()) for row, where in packed.places] == [(1, [0, 1, 2]), (1, [0, 1, 3]), (0, [0, 1, 2])]
+    rows, columns = packed.predicting(1, torch.tensor([2]))
+    assert (rows.tolist(), columns.tolist()) == ([1], [1])
