@@ -22,16 +22,15 @@ from rich.table import Table
 from headimpact import statistics
 from headimpact.data.coco import read_part
 from headimpact.data.samples import Sample
-from headimpact.engine.phrases import batches, phrase_nll
-from headimpact.evaluation.objects import evaluate_images
-from headimpact.evaluation.questions import draw_questions
-from headimpact.impact.scoring import Scorer
+from headimpact.engine.forward import Engine
+from headimpact.engine.phrases import captions, phrase_nll
+from headimpact.engine.watch import unwatched
+from headimpact.evaluation.objects import evaluate
+from headimpact.impact.scoring import ChanceSettings, score_images
 from headimpact.lifecycle import config, layout, params
 from headimpact.tiny import bases
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
-
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,25 @@ def blank(samples: Sequence[Sample], folder: Path) -> list[Sample]:
 
 
 def perplexity(base: Vlm, samples: Sequence[Sample]) -> statistics.Estimate:
-    """Perplexity of the phrases (eq. 3)."""
-    rows = [row for group in batches(samples, BATCH) for row in phrase_nll(base, group)]
+    """Perplexity of the phrases (eq. 3); an engine of its own, because others know images of these ids."""
+    engine = Engine(base)
+    rows = list(phrase_nll(engine, engine.load(samples, captions(base))))
     return statistics.perplexity(np.array([row[2] for row in rows]), np.array([row[0].id for row in rows]))
 
 
 def measure(base: Vlm, data: Path, images: int, settings: config.Config) -> Meaning:
-    """Evaluate on the first ``images`` test images, score on as many impact images."""
-    test = [sample for sample in read_part(data, "test") if sample.objects]
-    questions = draw_questions(test, settings.seed)
-    test = test[:images]
-    results = [result for group in batches(test, BATCH) for result in evaluate_images(base, group, questions)]
-    correct = np.array([result.correct for result in results])
-    clusters = np.array([result.image_id for result in results])
+    """Evaluate on the first ``images`` test images, whose phrases are the options, score on as many impact images."""
+    test = [sample for sample in read_part(data, "test") if sample.objects][:images]
+    results = evaluate(Engine(base), test, settings.seed, unwatched)
+    accuracy = statistics.clustered_mean(results["correct"].to_numpy(), results["image_id"].to_numpy())
     with tempfile.TemporaryDirectory() as folder:
         without = perplexity(base, blank(test, Path(folder)))
     impact = [sample for sample in read_part(data, "impact") if sample.objects][:images]
-    scorer = Scorer(base, impact, settings.impact.mask_threshold, settings.impact.chance_draws, settings.seed)
-    for group in batches(impact, BATCH):
-        scorer.score(group)
-    table = scorer.accumulator.result().table()
+    chance = ChanceSettings(settings.impact.mask_threshold, settings.impact.chance_draws, settings.seed)
+    scores, _ = score_images(Engine(base), impact, chance)
+    table = scores.table()
     best = table.iloc[int(table["hi"].to_numpy().argmax())]
-    return Meaning(statistics.clustered_mean(correct, clusters), perplexity(base, test), without, best)
+    return Meaning(accuracy, perplexity(base, test), without, best)
 
 
 def main() -> None:

@@ -88,12 +88,12 @@ def packed(vlm: Vlm, encoded: EncodedImage, captions: list[Tokens]) -> None:
     """All conversations in one forward, rows captured."""
     together = packing.pack_images([captions], vlm.bidirectional_prompt)
     descriptions = []
-    for index, tokens in enumerate(captions):
-        row, where = together.places[0][index]
+    for (row, where), tokens in zip(together.places, together.tokens, strict=True):
         descriptions.append(attention.Description(row, where[tokens.target], tokens.visual))
     features = vlm.image_features([encoded])
     capture = attention.RowCapture(descriptions, lambda layer, maps: None)
-    vlm.hidden_states(together.batch, [features[image] for image in together.images], capture)
+    embeddings = vlm.embeddings(together.batch, [features[image] for image in together.images])
+    vlm.hidden_states(together.batch, embeddings, capture)
 
 
 def plain(vlm: Vlm, encoded: EncodedImage, captions: list[Tokens]) -> None:

@@ -21,6 +21,7 @@ TRAIN = TrainSettings(
     lr=1e-2,
     epochs=1,
     batch_images=2,
+    gradient_checkpointing=False,
     warmup_share=0.2,
     weight_decay=0.0,
     max_grad_norm=1.0,

@@ -50,8 +50,8 @@ def test_no_value_has_a_second_home_here() -> None:
         ("seed", True),
         ("min_score", "0.5"),
         ("min_score", float("nan")),
-        ("compute", {"device": "cpu", "dtype": "auto", "threads": 0, "more": 1}),
-        ("compute", {"device": "cpu", "dtype": "auto"}),
+        ("impact", {"mask_threshold": 0.5, "chance_draws": 4, "more": 1}),
+        ("impact", {"mask_threshold": 0.5}),
     ],
 )
 def test_another_type_or_key_is_refused(config: Config, section: str, value: Any) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines import captions_of, engine_of
 from family_facts import facts, families, fresh, real, tiny
 from PIL import Image
 
 from headimpact.adapters import cost, lora
 from headimpact.data.samples import Sample, key_object
-from headimpact.engine.phrases import caption_loss
+from headimpact.engine.phrases import backward
 from headimpact.selection.setups import check_setup
 from headimpact.vlm.base import Vlm
 
@@ -52,7 +53,7 @@ def test_the_weights_are_exact(family, dtype):
 def test_the_activations_are_about_what_the_backward_keeps(family):
     model, phrases, images = fresh(family), ("red circle", "blue star upper left", "dog"), 2
     lora.attach(model, [1, 3], SETTINGS, 0)
-    load = cost.workload(model, [(160, 160, phrases)], images)
+    load = cost.workload(model, [(160, 160, phrases)], 8192, images)
     estimated = cost.estimate(model, load, 1, 0, torch.float32).activations
     kept = _kept(model, phrases, images)
     assert 0.8 * kept < estimated < 1.6 * kept
@@ -76,8 +77,11 @@ def _kept(model: Vlm, phrases: Sequence[str], images: int) -> int:
             kept[storage.data_ptr()] = (storage.nbytes(), storage)  # held, so that no address is used twice
         return tensor
 
+    engine, forwards = engine_of(model, 8192), []
+    blank = captions_of(engine, [Blank(i, Path("none"), 160, 160, objects) for i in range(images)])
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        caption_loss(model, [Blank(i, Path("none"), 160, 160, objects) for i in range(images)])
+        backward(engine, blank, forwards.append)
+    assert len(forwards) == 1
     return sum(size for size, _ in kept.values())
 
 
@@ -105,12 +109,22 @@ def test_the_workload_is_that_of_the_packed_sequences(family):
     model = tiny(family)
     image = model.encode_image(Image.new("RGB", (160, 96)))
     one = model.tokenize(model.caption("dog"), image.grid)
-    load = cost.workload(model, [(160, 96, ["dog"])], 4)
+    load = cost.workload(model, [(160, 96, ["dog"])], 8192, 4)
     assert load == cost.Workload(
         4, float(image.grid.tokens), float(len(one.ids)), float(len(one.answer)), float(image.grid.blocks)
     )
-    two = cost.workload(model, [(160, 96, ["dog", "red circle"]), (96, 160, ["dog"])], 4)
+    two = cost.workload(model, [(160, 96, ["dog", "red circle"]), (96, 160, ["dog"])], 8192, 4)
     assert load.tokens < two.tokens < 2 * load.tokens
+
+
+@pytest.mark.parametrize(("tokens", "images"), [(1, 1), (1.0, 1), (2.5, 2), (4.0, 4), (9.0, 4)])
+def test_a_forward_holds_what_fits_of_a_step(tokens, images):
+    """Bounds in sequences of the average image, or one token; a step has four images."""
+    model = tiny("idefics3")
+    phrases = [(160, 96, ["dog"])] * 3
+    length = cost.workload(model, phrases, 8192, 1).tokens
+    bound = tokens if isinstance(tokens, int) else int(tokens * length)
+    assert cost.workload(model, phrases, bound, 4).images == images
 
 
 def test_a_rate_is_measured():

@@ -14,6 +14,7 @@ import numpy as np
 import obvious
 import pytest
 import torch
+from engines import captions_of, engine_of
 from family_facts import families, fresh, real, tiny
 from PIL import Image
 
@@ -22,7 +23,7 @@ from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import likelihood
-from headimpact.engine.phrases import caption_loss, phrase_nll
+from headimpact.engine.phrases import backward, phrase_nll
 from headimpact.vlm import attention, packing
 from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.conversations import Conversation
@@ -274,15 +275,16 @@ def packed_forward(vlm: Vlm, images: list[EncodedImage], captions: list[list[Tok
     packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
     descriptions = [
         attention.Description(row, where[tokens.target], tokens.visual)
-        for places, of_image in zip(packed.places, captions, strict=True)
-        for (row, where), tokens in zip(places, of_image, strict=False)
+        for (image, index), (row, where), tokens in zip(packed.members, packed.places, packed.tokens, strict=True)
+        if index < len(captions[image])
     ]
     layers: dict[int, list[torch.Tensor]] = {}
     capture = attention.RowCapture(descriptions, lambda layer, maps: layers.__setitem__(layer, maps))
     with torch.inference_mode():
         features = vlm.image_features(images)
-        hidden = vlm.hidden_states(packed.batch, [features[index] for index in packed.images], capture)
-        picked = [tokens.answer for of_image in conversations for tokens in of_image]
+        embeddings = vlm.embeddings(packed.batch, [features[index] for index in packed.images])
+        hidden = vlm.hidden_states(packed.batch, embeddings, capture)
+        picked = [tokens.answer for tokens in packed.tokens]
         answers = likelihood.log_probabilities(vlm, packed, hidden, picked)
         options = likelihood.option_log_probabilities(vlm, packed, hidden, labels)
     assert sorted(layers) == list(range(vlm.layers))
@@ -303,7 +305,7 @@ def test_packed_equals_unpacked(family: str):
         packed = packing.pack_images([[tokens]], vlm.bidirectional_prompt)
         assert len(packed.batch.ids[0]) == len(tokens.ids)
         with torch.inference_mode():
-            hidden = vlm.hidden_states(packed.batch, vlm.image_features([image]))
+            hidden = vlm.hidden_states(packed.batch, vlm.embeddings(packed.batch, vlm.image_features([image])))
             alone += likelihood.log_probabilities(vlm, packed, hidden, [tokens.answer])
     for found, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -333,8 +335,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 def test_losses_are_transformers_own(family: str, samples: list[Sample]):
     """One conversation at a time through the model's own forward with labels."""
     vlm = tiny(family)
-    loss, count = caption_loss(vlm, samples)
-    phrases = phrase_nll(vlm, samples)
+    engine, losses = engine_of(vlm), []
+    images = captions_of(engine, samples)
+    nll_of_all, count = backward(engine, images, losses.append)
+    phrases = phrase_nll(engine, images)
     total, tokens_seen, objects = 0.0, 0, []
     for sample in samples:
         encoded = vlm.encode_image(sample.image())
@@ -344,7 +348,8 @@ def test_losses_are_transformers_own(family: str, samples: list[Sample]):
             tokens_seen += len(tokens.answer)
             objects.append((sample, obj, obvious.phrase_nll(vlm, obj.phrase, encoded), len(tokens.target)))
     assert count == tokens_seen
-    assert loss.item() / count == pytest.approx(total / tokens_seen, abs=1e-4)
+    assert nll_of_all / count == pytest.approx(total / tokens_seen, abs=1e-4)
+    assert sum(losses).item() == pytest.approx(nll_of_all, rel=1e-6)
     for (sample, obj, nll, length), expected in zip(phrases, objects, strict=True):
         assert (sample, obj, length) == (*expected[:2], expected[3])
         assert nll == pytest.approx(expected[2], abs=1e-4)

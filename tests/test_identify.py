@@ -12,7 +12,7 @@ from headimpact.files import digest_file, read_json, write_json
 from headimpact.lifecycle import code, layout, params
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps import identify
-from headimpact.lifecycle.steps.inputs import load_base
+from headimpact.lifecycle.steps.inputs import load_engine
 
 MODEL = "tiny-smolvlm"
 JOB = Job(MODEL, "top-4")
@@ -103,7 +103,7 @@ def test_a_base_is_loaded_as_it_was_identified(project: Path, project_root: Path
     folder = Path(shutil.copytree(layout.base(MODEL), project / "mine/base"))
     settings = config(project_root, **{"models.tiny-smolvlm.source": "mine/base", "pretrain.models": "[]"})
     identify.run(settings, JOB)
-    base = load_base(settings, JOB)
+    base = load_engine(settings, JOB).vlm
     assert (base.source, base.digest) == ("mine/base", read_json(layout.identity(MODEL))["digest"])
 
     weights = folder / hub.WEIGHTS
@@ -113,14 +113,14 @@ def test_a_base_is_loaded_as_it_was_identified(project: Path, project_root: Path
     with pytest.raises(
         InputError, match=r"^The weights of mine/base have changed since models/identities/tiny-smolvlm"
     ):
-        load_base(settings, JOB)
+        load_engine(settings, JOB)
     identify.run(settings, JOB)
-    assert load_base(settings, JOB).digest == digest_file(weights)
+    assert load_engine(settings, JOB).vlm.digest == digest_file(weights)
 
 
 def test_a_model_that_was_not_identified_cannot_be_loaded(project: Path, project_root: Path) -> None:
     with pytest.raises(InputError, match=r"models/identities/tiny-smolvlm\.json"):
-        load_base(config(project_root), JOB)
+        load_engine(config(project_root), JOB)
     write_json(layout.identity(MODEL), {"source": "nowhere", "revision": None, "digest": "0"})
     with pytest.raises(InputError, match="nowhere"):
-        load_base(config(project_root), JOB)
+        load_engine(config(project_root), JOB)

@@ -15,6 +15,7 @@ import peft
 import pytest
 import torch
 import yaml
+from engines import engine_of
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Idefics3ImageProcessorPil, Idefics3Processor
 
@@ -27,7 +28,7 @@ from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
 from headimpact.impact.attention_map import AttentionMap
 from headimpact.impact.head_impact import Impact
-from headimpact.impact.scoring import Scorer
+from headimpact.impact.scoring import ChanceSettings, score_images
 from headimpact.tiny import bases
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
@@ -136,7 +137,9 @@ def test_defaults_are_the_values_of_params(project_root: Path):
     assert defaults(headimpact.select)["seed"] == params["seed"]
     expected = params["lora"] | {"targets": tuple(params["lora"]["targets"])}
     assert defaults(headimpact.lora_config).items() >= expected.items()
-    assert defaults(headimpact.load_base).items() >= params["compute"].items() - {("threads", 0)}
+    compute = params["compute"]
+    assert defaults(headimpact.load_base).items() >= {name: compute[name] for name in ("device", "dtype")}.items()
+    assert defaults(headimpact.score)["batch_tokens"] == compute["batch_tokens"]
 
 
 def test_the_distribution_holds_every_file_and_the_pinned_dependencies(tmp_path: Path, project_root: Path):
@@ -269,16 +272,14 @@ def test_a_dataset_folder_and_its_images_in_memory_give_the_same_scores(smolvlm:
     read = headimpact.read_samples(tmp_path)
     made = headimpact.make_samples([(s.image(), [(o.mask(), o.phrase) for o in s.objects]) for s in read])
     assert [o.id for s in made for o in s.objects] == list(range(sum(len(s.objects) for s in read)))
-    counts: list[int] = []
+    watched: list[tuple[int, str]] = []
     impact = headimpact.score(
-        smolvlm, read, progress=lambda groups: counts.append(len(groups)) or groups, batch_images=1
+        smolvlm, read, watch=lambda images, total, what: watched.append((total, what)) or images, batch_tokens=1
     )
-    assert counts == [2]
+    assert watched == [(2, "scoring")]
     assert np.allclose(impact.hi, headimpact.score(smolvlm, made).hi, atol=1e-6)
-    scorer = Scorer(smolvlm, read, threshold=0.5, draws=4, seed=0)
-    for sample in read:
-        scorer.score([sample])
-    assert scorer.accumulator.result().objects_frame().equals(impact.objects_frame())
+    expected, _ = score_images(engine_of(smolvlm, batch_tokens=1), read, ChanceSettings(threshold=0.5, draws=4, seed=0))
+    assert expected.objects_frame().equals(impact.objects_frame())
     assert len(headimpact.read_samples(tmp_path, "train")) == 1
 
 

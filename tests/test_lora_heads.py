@@ -25,6 +25,7 @@ FEW_STEPS = TrainSettings(
     lr=1e-2,
     epochs=2,
     batch_images=2,
+    gradient_checkpointing=False,
     warmup_share=0.2,
     weight_decay=0.1,
     max_grad_norm=1.0,

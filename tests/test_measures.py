@@ -8,13 +8,15 @@ import numpy as np
 import obvious
 import pytest
 import torch
+from engines import captions_of, engine_of
 
 from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
-from headimpact.engine.phrases import caption_loss
+from headimpact.engine.phrases import backward
 from headimpact.errors import InputError
-from headimpact.impact.scoring import Scorer
+from headimpact.impact.head_impact import Impact
+from headimpact.impact.scoring import ChanceSettings, score_images
 from headimpact.selection import measures
 from headimpact.selection.choice import select
 from headimpact.selection.localisation import PICKED_HEADS
@@ -52,6 +54,22 @@ def objects(vlm: Vlm, samples: list[Sample]):
             yield encoded, vlm.tokenize(vlm.caption(obj.phrase), encoded.grid)
 
 
+def knockout(vlm: Vlm, samples: list[Sample]) -> np.ndarray:
+    engine = engine_of(vlm)
+    return measures.knockout(engine, captions_of(engine, samples))
+
+
+def image_attention(vlm: Vlm, samples: list[Sample]) -> measures.ImageAttention:
+    engine = engine_of(vlm)
+    return measures.image_attention(engine, captions_of(engine, samples))
+
+
+def gradient(vlm: Vlm, sample: Sample) -> np.ndarray:
+    engine = engine_of(vlm)
+    (image,) = captions_of(engine, [sample])
+    return measures.gradient(engine, image, TARGETS)
+
+
 # ---- knockout
 
 
@@ -75,7 +93,7 @@ def naive_phrase(vlm: Vlm, encoded, tokens, layer: int | None) -> float:
 
 
 def test_knockout_equals_a_mask_made_by_hand(vlm, samples):
-    found = measures.knockout(vlm, samples[:3])
+    found = knockout(vlm, samples[:3])
     assert found.shape == (sum(len(sample.objects) for sample in samples[:3]), vlm.layers)
     assert (np.abs(found).max(axis=0) > 1e-3).all()
     for row, (encoded, tokens) in zip(found, objects(vlm, samples[:3]), strict=True):
@@ -85,8 +103,8 @@ def test_knockout_equals_a_mask_made_by_hand(vlm, samples):
 
 
 def test_knockout_leaves_the_model_as_it_was(vlm, samples):
-    before = measures.knockout(vlm, samples[:1])
-    assert np.array_equal(measures.knockout(vlm, samples[:1]), before)
+    before = knockout(vlm, samples[:1])
+    assert np.array_equal(knockout(vlm, samples[:1]), before)
     assert not any(module._forward_pre_hooks for module in vlm.decoder.modules())
 
 
@@ -94,22 +112,22 @@ def blind(vlm: Vlm, layers: list[int], monkeypatch) -> None:
     """From now on nothing but the image itself sees the image in these layers."""
     whole = vlm.hidden_states
 
-    def hidden_states(batch, features, capture=None):
+    def hidden_states(batch, states, capture=None):
         visual = torch.zeros(batch.ids.shape, dtype=torch.bool)
         for row, index in enumerate(batch.visual):
             visual[row, index] = True
         with measures.attention_blocked(vlm, layers, ~visual[:, None, :, None] & visual[:, None, None, :]):
-            return whole(batch, features, capture)
+            return whole(batch, states, capture)
 
     monkeypatch.setattr(vlm, "hidden_states", hidden_states)
 
 
 def test_a_layer_that_is_blind_already_has_nothing_to_lose(vlm, samples, monkeypatch):
     blind(vlm, [2, 7], monkeypatch)
-    found = measures.knockout(vlm, samples[:2])
+    found = knockout(vlm, samples[:2])
     assert (found[:, [2, 7]] == 0).all()
     assert (found[:, [3, 6]] != 0).any(axis=0).all()
-    assert (measures.image_attention(vlm, samples[:2]).share[:, [2, 7]] == 0).all()
+    assert (image_attention(vlm, samples[:2]).share[:, [2, 7]] == 0).all()
 
 
 # ---- gradient
@@ -136,7 +154,7 @@ def naive_gradient(vlm: Vlm, sample: Sample) -> list[float]:
 
 
 def test_gradient_equals_autograd_of_the_obvious_loss(vlm, samples):
-    found = measures.gradient(vlm, samples[0], TARGETS)
+    found = gradient(vlm, samples[0])
     assert found.shape == (vlm.layers,)
     assert (found > 0).all()
     np.testing.assert_allclose(found, naive_gradient(vlm, samples[0]), rtol=1e-3)
@@ -144,10 +162,10 @@ def test_gradient_equals_autograd_of_the_obvious_loss(vlm, samples):
 
 def test_gradient_leaves_no_trace_and_needs_none(smolvlm, samples):
     """A frozen base is measured like another, and stays frozen."""
-    found = measures.gradient(smolvlm, samples[0], TARGETS)
+    found = gradient(smolvlm, samples[0])
     wanted = [parameter.requires_grad for parameter in smolvlm.model.parameters()]
     smolvlm.model.requires_grad_(False)
-    assert np.array_equal(measures.gradient(smolvlm, samples[0], TARGETS), found)
+    assert np.array_equal(gradient(smolvlm, samples[0]), found)
     assert not any(parameter.requires_grad for parameter in smolvlm.model.parameters())
     for parameter, before in zip(smolvlm.model.parameters(), wanted, strict=True):
         parameter.requires_grad_(before)
@@ -184,7 +202,7 @@ def naive_entropy(row: np.ndarray, grid: TokenGrid) -> float:
 
 
 def test_image_attention_equals_eager_maps_one_at_a_time(vlm, samples):
-    found = measures.image_attention(vlm, samples[:3])
+    found = image_attention(vlm, samples[:3])
     for share, entropy, (encoded, tokens) in zip(found.share, found.entropy, objects(vlm, samples[:3]), strict=True):
         maps = obvious.attention_maps(vlm, tokens, encoded)[:, :, tokens.target][..., tokens.visual].mean(dim=2)
         np.testing.assert_allclose(share, maps.sum(-1), atol=1e-5)
@@ -212,28 +230,28 @@ def swap_heads(vlm: Vlm, layer: int) -> list[int]:
 @pytest.mark.parametrize("name", bases.TINY)
 def test_heads_that_change_places_take_their_scores_along(name, samples):
     base = bases.build(name, 3)
-    before, gradient = measures.image_attention(base, samples[:2]), measures.gradient(base, samples[0], TARGETS)
-    knockout = measures.knockout(base, samples[:2])
+    before, pulled = image_attention(base, samples[:2]), gradient(base, samples[0])
+    lost = knockout(base, samples[:2])
     moved = swap_heads(base, 4)
-    after = measures.image_attention(base, samples[:2])
+    after = image_attention(base, samples[:2])
     np.testing.assert_allclose(after.share[:, 4], before.share[:, 4][:, moved], atol=1e-5)
     np.testing.assert_allclose(after.entropy[:, 4], before.entropy[:, 4][:, moved], atol=1e-3)
     np.testing.assert_allclose(after.share[:, 5], before.share[:, 5], atol=1e-5)
-    np.testing.assert_allclose(measures.gradient(base, samples[0], TARGETS), gradient, rtol=1e-3)
-    np.testing.assert_allclose(measures.knockout(base, samples[:2]), knockout, atol=1e-4)
+    np.testing.assert_allclose(gradient(base, samples[0]), pulled, rtol=1e-3)
+    np.testing.assert_allclose(knockout(base, samples[:2]), lost, atol=1e-4)
 
 
 # ---- all together
 
 
-def test_measure_joins_all_groups(smolvlm, samples):
-    found = measures.measure(smolvlm, [samples[:2], samples[2:3]], TARGETS)
+def test_measure_joins_all_groups(smolvlm, samples, monkeypatch):
+    monkeypatch.setattr(measures, "_TOGETHER", 2)
+    found = measures.measure(engine_of(smolvlm), samples[:3], TARGETS)
     values = found.values
-    knockout = measures.knockout(smolvlm, samples[:3])
-    attended = measures.image_attention(smolvlm, samples[:3])
-    gradients = [measures.gradient(smolvlm, sample, TARGETS) for sample in samples[:3]]
+    attended = image_attention(smolvlm, samples[:3])
+    gradients = [gradient(smolvlm, sample) for sample in samples[:3]]
     np.testing.assert_allclose(values["gradient"], np.mean(gradients, axis=0))
-    np.testing.assert_allclose(values["knockout"], knockout.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(values["knockout"], knockout(smolvlm, samples[:3]).mean(axis=0), atol=1e-5)
     assert (found.errors["knockout"] > 0).all()
     np.testing.assert_allclose(values["share"], attended.share.mean(axis=0), atol=1e-5)
     assert set(values) == {name for name, measure in MEASURES.items() if not measure.in_impact_table}
@@ -248,16 +266,15 @@ def test_measure_joins_all_groups(smolvlm, samples):
 
 def test_nothing_to_measure_is_refused(smolvlm):
     with pytest.raises(InputError, match=r"^No object was measured: the data holds none\.$"):
-        measures.measure(smolvlm, [], TARGETS)
+        measures.measure(engine_of(smolvlm), [], TARGETS)
 
 
 def test_a_phrase_without_tokens_is_refused(smolvlm, samples, monkeypatch):
     real = smolvlm.tokenize
     empty = torch.empty(0, dtype=torch.long)
     monkeypatch.setattr(smolvlm, "tokenize", lambda *a: dataclasses.replace(real(*a), target=empty))
-    for function in (measures.knockout, measures.image_attention):
-        with pytest.raises(InputError, match=f"^Image {samples[0].id} has an object whose phrase has no token"):
-            function(smolvlm, samples[:1])
+    with pytest.raises(InputError, match=f"^Image {samples[0].id} has an object whose phrase has no token"):
+        measures.measure(engine_of(smolvlm), samples[:1], TARGETS)
 
 
 # ---- planted truth
@@ -271,11 +288,19 @@ def plant(base: Vlm, layer: int, samples: list[Sample], monkeypatch) -> None:
         torch.nn.init.zeros_(base.decoder.layers[other].self_attn.o_proj.weight)
     blind(base, others, monkeypatch)
     optimizer = torch.optim.AdamW(base.decoder.layers[layer].self_attn.parameters(), lr=3e-3)
+    engine = engine_of(base)
     for step in range(12):
-        loss, tokens = caption_loss(base, samples[step % 2 * 4 : step % 2 * 4 + 4])
-        (loss / tokens).backward()
+        images = captions_of(engine, samples[step % 2 * 4 : step % 2 * 4 + 4])
+        tokens = sum(len(t.answer) for image in images for t in image.prepared.conversations)
+        backward(engine, images, lambda loss, tokens=tokens: (loss / tokens).backward())
         optimizer.step()
         optimizer.zero_grad()
+
+
+def scored(base: Vlm, samples: list[Sample]) -> Impact:
+    impact, skipped = score_images(engine_of(base), samples, ChanceSettings(0.5, 5, 0))
+    assert not skipped
+    return impact
 
 
 @pytest.mark.parametrize(("name", "layer"), [("tiny-paligemma2", 4), ("tiny-qwen2-vl", 9)])
@@ -284,10 +309,8 @@ def test_a_planted_layer_is_found_by_what_is_measured_and_not_by_position(
 ):
     base = loading.load(str(project_root / "models/bases" / name), device="cpu", dtype="float32")
     plant(base, layer, samples, monkeypatch)
-    found = measures.measure(base, [samples[:4], samples[4:]], TARGETS)
-    scorer = Scorer(base, samples, 0.5, 5, 0)
-    scorer.score(samples)
-    impact = scorer.accumulator.result()
+    found = measures.measure(engine_of(base), samples, TARGETS)
+    impact = scored(base, samples)
     measured = {
         "hi": impact.hi,
         "excess": (impact.iou - impact.chance).mean(axis=0),
@@ -307,12 +330,10 @@ def test_the_only_layer_that_sees_is_found_though_the_others_go_on_to_read(sampl
     is largest where every token passes first, and says nothing about the image."""
     base = loading.load(str(project_root / "models/bases/tiny-paligemma2"), device="cpu", dtype="float32")
     blind(base, [layer for layer in range(base.layers) if layer != 9], monkeypatch)
-    scorer = Scorer(base, samples[:4], 0.5, 5, 0)
-    scorer.score(samples[:4])
-    impact = scorer.accumulator.result()
+    impact = scored(base, samples[:4])
     measured = {
         "hi": impact.hi,
         "excess": (impact.iou - impact.chance).mean(axis=0),
-        "knockout": measures.knockout(base, samples[:4]).mean(axis=0),
+        "knockout": knockout(base, samples[:4]).mean(axis=0),
     }
     assert [select(f"{rule}-1", measured, seed=0).layers for rule in measured if rule != "hi"] == [(9,), (9,)]

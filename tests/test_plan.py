@@ -35,7 +35,7 @@ def settings(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(tracking.RUN, raising=False)
     monkeypatch.setattr(cost, "measure_rate", lambda device, dtype: 1e9)
-    overrides = {"train.batch_images": "4", "train.accumulation": "2"}
+    overrides = {"train.batch_images": "8"}
     return params.load(project_root / "params.yaml", overrides)
 
 

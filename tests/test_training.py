@@ -16,6 +16,7 @@ import obvious
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from engines import captions_of, count_forwards, engine_of
 from family_facts import families, fresh, tiny
 
 from headimpact import files
@@ -25,9 +26,11 @@ from headimpact.data import coco
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import checkpoints
-from headimpact.engine.phrases import caption_loss
+from headimpact.engine.forward import Engine, Loaded
+from headimpact.engine.phrases import backward
 from headimpact.errors import InputError
-from headimpact.vlm.base import Vlm
+from headimpact.vlm import packing
+from headimpact.vlm.packing import Packed
 
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=("q_proj", "k_proj", "v_proj"))
 LAYERS = [0, 2, 3]
@@ -36,7 +39,7 @@ SETTINGS = TrainSettings(
     lr=1e-2,
     epochs=3,
     batch_images=2,
-    accumulation=1,
+    gradient_checkpointing=False,
     warmup_share=0.2,
     weight_decay=0.01,
     max_grad_norm=1.0,
@@ -59,13 +62,21 @@ def parts(folder) -> tuple[list[Sample], list[Sample]]:
     return coco.read_part(folder, "train"), coco.read_part(folder, "val")
 
 
-def prepare(parts, checkpoint: Path, family="idefics3", fingerprint="same", dtype=torch.float32, **changes) -> Training:
+def prepare(
+    parts,
+    checkpoint: Path,
+    family="idefics3",
+    fingerprint="same",
+    dtype=torch.float32,
+    batch_tokens=8192,
+    **changes,
+) -> Training:
     """A run on a base of its own, as a new process would prepare it."""
     vlm = fresh(family)
     vlm.model.to(dtype)
     peft_model = lora.attach(vlm, LAYERS, LORA, seed=0)
     settings = dataclasses.replace(SETTINGS, **changes)
-    run = Training(vlm, peft_model, *parts, settings, checkpoint, fingerprint)
+    run = Training(engine_of(vlm, batch_tokens), peft_model, *parts, settings, checkpoint, fingerprint)
     run.peft_model = peft_model  # type: ignore[attr-defined]
     return run
 
@@ -232,15 +243,35 @@ def test_the_order_depends_on_seed_epoch_and_sample_alone():
     assert [s.id for s in epoch_order(samples[:15], 0, 0)] == [i for i in order if i <= 15]
 
 
-def test_every_epoch_shows_every_image_once(start, parts):
-    run = start(batch_images=3, accumulation=2, epochs=2)
-    run.train = shells(*range(1, 15))
-    assert (run.steps_per_epoch, run.total_steps) == (3, 6)
+def test_every_epoch_shows_every_image_once(start, parts, monkeypatch):
+    run = start(batch_images=3, epochs=2)
+    assert (run.steps_per_epoch, run.total_steps) == (2, 4)
+    steps = shown_by(run, monkeypatch)
+    list(run.run())
+    assert [len(step) for step in steps] == [3, 1, 3, 1]
     for epoch in range(2):
-        steps = [run._micro_batches(3 * epoch + within) for within in range(3)]
-        assert [[len(group) for group in step] for step in steps] == [[3, 3], [3, 3], [2]]
-        shown = [sample.id for step in steps for group in step for sample in group]
-        assert shown == [sample.id for sample in epoch_order(run.train, 0, epoch)]
+        order = [sample.id for sample in epoch_order(run.train, 0, epoch)]
+        assert steps[2 * epoch] + steps[2 * epoch + 1] == order
+
+
+def test_a_run_that_goes_on_within_an_epoch_shows_what_is_left_of_it(start, parts, monkeypatch):
+    kill_after(start(batch_images=1, checkpoint_steps=5, epochs=2), 13)
+    run = start(batch_images=1, epochs=2)
+    steps = shown_by(run, monkeypatch)
+    list(run.run())
+    assert steps == [[sample.id] for sample in epoch_order(run.train, 0, 1)[1:]]
+
+
+def shown_by(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The ids of the images of every step from now on."""
+    steps, real = [], run._optimize
+
+    def optimize(images: list[Loaded[None]]) -> float:
+        steps.append([image.prepared.sample.id for image in images])
+        return real(images)
+
+    monkeypatch.setattr(run, "_optimize", optimize)
+    return steps
 
 
 # ---- one step
@@ -272,23 +303,38 @@ def gradients(run: Training) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first step."""
     found = {}
     run.optimizer.step = lambda: found.update({n: p.grad.clone() for n, p in run.parameters.items()})
-    return run._optimize(0), found
+    return run._optimize(first_images(run)), found
 
 
-@pytest.mark.parametrize("batch_images", [1, 2])
-def test_accumulated_gradients_equal_those_of_one_batch(start, batch_images):
+def first_images(run: Training) -> list[Loaded[None]]:
+    """The images of the first step."""
+    return captions_of(run.engine, epoch_order(run.train, 0, 0)[: run.settings.batch_images])
+
+
+@pytest.mark.parametrize(("images", "forwards"), [(1, 4), (2, 2)])
+def test_gradients_of_several_forwards_equal_those_of_one(start, monkeypatch, images, forwards):
     """The images have different numbers of tokens: a mean of means would differ."""
     whole = start(batch_images=4, max_grad_norm=1e9)
-    parts = start(batch_images=batch_images, accumulation=4 // batch_images, max_grad_norm=1e9)
+    longest = max(len(packed.ids) for packed in packed_images(whole))
+    parts = start(batch_images=4, batch_tokens=images * longest, max_grad_norm=1e9)
     assert len({len(sample.objects) for sample in whole.train}) > 1
-    assert len(parts._micro_batches(0)) == 4 // batch_images
+    counts = [count_forwards(monkeypatch, run.engine.vlm) for run in (whole, parts)]
     for run in (whole, parts):
         trained_a_little(run)
     (loss, expected), (other_loss, found) = gradients(whole), gradients(parts)
+    assert [len(count) for count in counts] == [1, forwards]
     assert other_loss == pytest.approx(loss, rel=1e-5)
     assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def packed_images(run: Training) -> list[Packed]:
+    return [
+        packed
+        for image in captions_of(run.engine, run.train)
+        for packed in packing.pack_image(image.prepared.conversations, run.engine.vlm.bidirectional_prompt)
+    ]
 
 
 def trained_a_little(run: Training) -> None:
@@ -303,7 +349,10 @@ def trained_a_little(run: Training) -> None:
 def test_gradients_are_those_of_the_mean_over_answer_tokens_and_clipped(start):
     run = start(batch_images=4, max_grad_norm=1e9)
     trained_a_little(run)
-    loss, tokens = caption_loss(run.vlm, epoch_order(run.train, 0, 0))
+    losses: list[torch.Tensor] = []
+    _, tokens = backward(run.engine, first_images(run), losses.append)
+    assert tokens == sum(len(t.answer) for image in first_images(run) for t in image.prepared.conversations)
+    (loss,) = losses
     expected = torch.autograd.grad(loss / tokens, list(run.parameters.values()))
     mean, found = gradients(run)
     assert mean == pytest.approx(loss.item() / tokens, rel=1e-6)
@@ -322,28 +371,31 @@ def test_gradients_are_those_of_the_mean_over_answer_tokens_and_clipped(start):
 def test_validation_perplexity_is_equation_3(parts):
     vlm = tiny("idefics3")
     _, val = parts
-    found = validation_perplexity(vlm, val, 2)
+    engine = engine_of(vlm)
+    found = validation_perplexity(engine, captions_of(engine, val))
     nll = []
     for sample in val:
         encoded = vlm.encode_image(sample.image())
         nll += [obvious.phrase_nll(vlm, obj.phrase, encoded) for obj in sample.objects]
     assert found == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
-    assert validation_perplexity(vlm, val, 1) == pytest.approx(found, rel=1e-4)
+    engine = engine_of(vlm, batch_tokens=1)
+    assert validation_perplexity(engine, captions_of(engine, val)) == pytest.approx(found, rel=1e-4)
 
 
 @pytest.mark.parametrize("nll", [800.0, math.nan, math.inf])
-def test_a_perplexity_beyond_numbers_is_infinite(start, parts, monkeypatch, nll):
-    monkeypatch.setattr(training, "phrase_nll", lambda vlm, group: [(None, None, 1.0, 3), (None, None, nll, 3)])
+def test_a_perplexity_beyond_numbers_is_infinite(start, monkeypatch, nll):
+    monkeypatch.setattr(training, "phrase_nll", lambda engine, images: [(None, None, 1.0, 3), (None, None, nll, 3)])
     run = start()
-    assert validation_perplexity(run.vlm, parts[1], 1) == (math.exp(400.5) if nll == 800 else math.inf)
-    monkeypatch.setattr(training, "phrase_nll", lambda vlm, group: [(None, None, nll, 3)])
-    assert validation_perplexity(run.vlm, parts[1], 1) == math.inf
+    assert validation_perplexity(run.engine, []) == (math.exp(400.5) if nll == 800 else math.inf)
+    monkeypatch.setattr(training, "phrase_nll", lambda engine, images: [(None, None, nll, 3)])
+    assert validation_perplexity(run.engine, []) == math.inf
 
 
 def test_the_first_validation_is_the_bases_own(parts, undisturbed):
-    base = tiny("idefics3")
+    engine = engine_of(tiny("idefics3"))
+    expected = validation_perplexity(engine, captions_of(engine, parts[1]))
     assert undisturbed.history[0].metric == "val/perplexity"
-    assert undisturbed.history[0].value == pytest.approx(validation_perplexity(base, parts[1], 2), rel=1e-6)
+    assert undisturbed.history[0].value == pytest.approx(expected, rel=1e-6)
 
 
 class Script:
@@ -354,7 +406,7 @@ class Script:
         self.perplexities = map(float, perplexities)
         self.seen: list[dict[str, torch.Tensor]] = []
 
-    def __call__(self, vlm: Vlm, samples: list[Sample], batch_images: int) -> float:
+    def __call__(self, engine: Engine, images: list[Loaded[None]]) -> float:
         self.seen.append(weights(self.run))
         return next(self.perplexities)
 
@@ -376,7 +428,7 @@ def test_early_stopping_and_the_best_weights(start, monkeypatch, patience, perpl
     run = start(patience=patience, evals_per_epoch=2)
     script = Script(run, *perplexities)
     monkeypatch.setattr(training, "validation_perplexity", script)
-    monkeypatch.setattr(run, "_optimize", lambda step: nudge(run, step))
+    monkeypatch.setattr(run, "_optimize", lambda images: nudge(run, run.step))
     history = list(run.run())
     assert values(history, "val/perplexity") == perplexities
     assert run.step == len(perplexities) - 1
@@ -437,17 +489,18 @@ def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, family):
     """Two images, learned by heart."""
     two = parts[0][:2]
     run = prepare((two, two), tmp_path / "state", family, epochs=12, lr=2e-2, evals_per_epoch=1)
-    before = {n: p.detach().clone() for n, p in run.vlm.model.named_parameters()}
+    before = {n: p.detach().clone() for n, p in run.engine.vlm.model.named_parameters()}
     history = list(run.run())
     loss, perplexity = values(history, "train/loss"), values(history, "val/perplexity")
     assert len(loss) == 12
     assert loss[-1] < 0.8 * loss[0]
     assert min(perplexity) < 0.5 * perplexity[0]
-    after = dict(run.vlm.model.named_parameters())
+    after = dict(run.engine.vlm.model.named_parameters())
     changed = {n for n, p in after.items() if not torch.equal(before[n], p)}
     assert changed == {n for n in after if "lora_" in n}
     assert len(changed) == 2 * len(LAYERS) * 3
-    assert validation_perplexity(run.vlm, two, 2) == pytest.approx(min(perplexity), rel=1e-6)
+    found = validation_perplexity(run.engine, captions_of(run.engine, two))
+    assert found == pytest.approx(min(perplexity), rel=1e-6)
 
 
 @pytest.fixture
@@ -462,7 +515,7 @@ def test_an_adapter_trains_in_float32_on_a_base_in_bfloat16(parts, tmp_path, oth
     run = prepare(parts, tmp_path / "state", dtype=torch.bfloat16, epochs=2)
     before = weights(run)
     history = list(run.run())
-    assert run.vlm.model.dtype == torch.bfloat16
+    assert run.engine.vlm.model.dtype == torch.bfloat16
     assert {weight.dtype for weight in run.parameters.values()} == {torch.float32}
     assert not any(torch.equal(before[name], weight) for name, weight in run.parameters.items())
     assert all(math.isfinite(measured.value) for measured in history)

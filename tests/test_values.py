@@ -65,7 +65,7 @@ def test_the_sections_that_the_code_of_a_step_reads_are_its_own(name: str) -> No
     ("step", "key", "used", "tracked"),
     [
         ("score", "impact.mask_threshold", True, True),
-        ("score", "impact.batch_images", True, False),
+        ("score", "compute.batch_tokens", True, False),
         ("score", "compute.dtype", True, True),
         ("score", "compute.device", True, False),
         ("score", "train.lr", False, False),
@@ -115,20 +115,21 @@ def test_a_stage_lists_exactly_what_its_step_tracks(name: str) -> None:
         ("train.lr", "score", False),
         ("train.lr", "evaluate", False),
         ("train.lr", "tournament", False),
-        ("evaluate.batch_images", "evaluate", True),
-        ("evaluate.batch_images", "finetune", True),  # which evaluates
-        ("evaluate.batch_images", "score", False),
+        ("serve.max_new_tokens", "evaluate", True),
+        ("serve.max_new_tokens", "finetune", True),  # which evaluates
+        ("serve.max_new_tokens", "score", False),
         ("impact.mask_threshold", "score", True),
         ("impact.mask_threshold", "examine", False),
         ("impact.mask_threshold", "finetune", False),
-        ("impact.batch_images", "finetune", False),
+        ("compute.batch_tokens", "finetune", True),  # changes how, not what
         ("scenes.sizes.train", "data", True),
         ("scenes.sizes.train", "finetune", False),
         ("published.source", "download", True),
         ("published.source", "data", False),
         ("seed", "data", True),
         ("seed", "finetune", False),  # the data and the scores would be those of another seed
-        ("compute.device", "finetune", True),  # changes how, not what
+        ("compute.device", "finetune", True),
+        ("compute.batch_tokens", "data", False),
         ("compute.dtype", "finetune", False),
         ("models.smolvlm.revision", "identify", True),
         ("models.smolvlm.revision", "score", False),
@@ -138,7 +139,7 @@ def test_a_stage_lists_exactly_what_its_step_tracks(name: str) -> None:
         ("pretrain.models", "pretrain", False),
         ("tournament.seeds", "tournament", True),
         ("answer.images", "answer", False),  # setups are compared
-        ("answer.batch_images", "answer", True),
+        ("compute.batch_tokens", "answer", True),
         ("train.lr", "main", False),
         ("train.lr", "register", False),
     ],
