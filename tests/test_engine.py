@@ -215,11 +215,13 @@ def test_layers_that_are_skipped_or_left_out_change_nothing(vlm: Vlm, samples: l
         assert vlm.states_entering(0, packed.batch, embeddings) is embeddings
 
 
-@pytest.mark.parametrize("first", [0, 5])
-def test_gradients_are_those_of_all_layers(vlm: Vlm, samples: list[Sample], first: int) -> None:
-    def gradients(first: int, rounds: int) -> dict[str, torch.Tensor]:
+@pytest.mark.parametrize(("first", "checkpointing"), [(0, True), (5, False), (5, True)])
+def test_gradients_are_those_of_all_layers(vlm: Vlm, samples: list[Sample], first: int, checkpointing: bool) -> None:
+    def gradients(first: int, rounds: int, checkpointing: bool) -> dict[str, torch.Tensor]:
         base = copy.copy(vlm)
         base.model = copy.deepcopy(vlm.model)
+        if checkpointing:
+            base.checkpoint_gradients()
         adapter = lora.attach(base, [5, 7], lora.LoraSettings(4, 8, ("q_proj", "v_proj")), seed=1)
         engine = Engine(base, EngineSettings(batch_tokens=600), first=first)
         prepare = captions(base)
@@ -232,8 +234,8 @@ def test_gradients_are_those_of_all_layers(vlm: Vlm, samples: list[Sample], firs
         assert (engine.frozen.found > 0) == (rounds > 1)
         return {name: p.grad for name, p in adapter.named_parameters() if p.requires_grad and p.grad is not None}
 
-    expected = gradients(0, 1)
-    found = gradients(first, 2)
+    expected = gradients(0, 1, False)
+    found = gradients(first, 2, checkpointing)
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))

@@ -106,6 +106,7 @@ def train_adapter(
     losses = (measurement for measurement in training.run() if measurement.metric == "train/loss")
     for _ in watch(losses, training.total_steps, "training"):
         pass
+    engine.first = 0  # what comes next may come round only once
     change = _largest_change(engine, peft_model, data.val[: train.batch_images])
     lora.check_liveness(peft_model, vlm.projections(chosen.layers, settings.targets), change)
     return peft_model, training.history

@@ -114,7 +114,9 @@ def workload(
     return Workload(together, visual / count, tokens / count, answers / count, blocks / count)
 
 
-def estimate(vlm: Vlm, load: Workload, lowest: int | None, trainable: int, dtype: torch.dtype) -> Estimate:
+def estimate(
+    vlm: Vlm, load: Workload, lowest: int | None, trainable: int, dtype: torch.dtype, checkpointing: bool = False
+) -> Estimate:
     """Memory and operations of one forward (and backward).
 
     Memory at the peak is the sum of
@@ -144,16 +146,17 @@ def estimate(vlm: Vlm, load: Workload, lowest: int | None, trainable: int, dtype
         lowest: the lowest adapted layer; None where nothing is trained.
         trainable: trainable parameters.
         dtype: precision of the base.
+        checkpointing: the backward keeps what enters each layer, and computes the rest of one layer at a time again.
     """
     return Estimate(
         weights=lora.count_parameters(vlm.model).total * dtype.itemsize,
         adapter=trainable * ADAPTER_BYTES,
-        activations=_activations(vlm, load, lowest, dtype.itemsize),
-        flops=_flops(vlm, load, lowest),
+        activations=_activations(vlm, load, lowest, dtype.itemsize, checkpointing),
+        flops=_flops(vlm, load, lowest, checkpointing),
     )
 
 
-def _activations(vlm: Vlm, load: Workload, lowest: int | None, size: int) -> float:
+def _activations(vlm: Vlm, load: Workload, lowest: int | None, size: int, checkpointing: bool) -> float:
     text, vision = vlm.text_config, vlm.model.config.vision_config
     layer = vlm.decoder.get_submodule("layers.0")
     attention = _attention_width(vlm)
@@ -164,21 +167,24 @@ def _activations(vlm: Vlm, load: Workload, lowest: int | None, size: int) -> flo
     if getattr(text, "attn_logit_softcapping", None):
         per_image += 8 * text.num_attention_heads * load.tokens**2
     layers = 1 if lowest is None else vlm.layers - lowest
+    entering = layers * load.tokens * text.hidden_size * size if checkpointing else 0
+    layers = 1 if checkpointing else layers
     copies = 5 if getattr(text, "final_logit_softcapping", None) else 3
     logits = load.answers * text.vocab_size * (copies * FLOAT32_BYTES + size)
     width, feed_forward = _vision_widths(vision)
     patches = load.visual * vlm.patches_per_token
     seen = patches * size * (4 * width + 2 * feed_forward)
-    return load.images * max(layers * per_image + logits, seen)
+    return load.images * max(layers * per_image + entering + logits, seen)
 
 
-def _flops(vlm: Vlm, load: Workload, lowest: int | None) -> float:
+def _flops(vlm: Vlm, load: Workload, lowest: int | None, checkpointing: bool) -> float:
     text, vision = vlm.text_config, vlm.model.config.vision_config
     in_layer = lora.count_parameters(vlm.decoder.get_submodule("layers.0")).total
     matrices = 2 * in_layer * load.tokens
     attention = 4 * load.tokens**2 * _attention_width(vlm)
     backward = 0 if lowest is None else vlm.layers - lowest
-    decoder = vlm.layers * (matrices + attention) + backward * (matrices + 2 * attention)
+    forwards = vlm.layers + (backward if checkpointing else 0)
+    decoder = forwards * (matrices + attention) + backward * (matrices + 2 * attention)
     logits = 2 * text.hidden_size * text.vocab_size * load.answers * (1 if lowest is None else 2)
     patches = load.visual * vlm.patches_per_token
     width, _ = _vision_widths(vision)

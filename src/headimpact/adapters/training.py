@@ -31,6 +31,7 @@ class TrainSettings:
     lr: float
     epochs: int
     batch_images: int
+    gradient_checkpointing: bool
     warmup_share: float
     weight_decay: float
     max_grad_norm: float
@@ -96,6 +97,8 @@ class Training:
         self.settings = settings
         self.checkpoint = checkpoint
         self.fingerprint = fingerprint
+        if settings.gradient_checkpointing:
+            engine.vlm.checkpoint_gradients()
         half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
         precision = half.get(engine.vlm.model.dtype, "no")
         # The model is already where it shall be: accelerate must not choose a GPU for one that is not there.

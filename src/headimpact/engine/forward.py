@@ -148,6 +148,11 @@ class Engine:
         self.memory = Memory(self.settings.memory_mb * MEBI)
         self.frozen = Frozen(self.memory, disk)
 
+    @property
+    def kept(self) -> str:
+        """What of the frozen part had to be computed and what was there, for a summary."""
+        return f"{self.frozen.computed} tensors of the frozen part computed, {self.frozen.found} times one was there"
+
     # ---- from files to prepared images
 
     def load(self, samples: Sequence[Sample], prepare: Prepare[T]) -> Iterator[Loaded[T]]:

@@ -170,6 +170,9 @@ class Train(Section):
     lr: float = Field(gt=0, le=1, description="peak learning rate")
     epochs: int = Field(gt=0, description="passes over the train part, at most")
     batch_images: int = Field(gt=0, description="images in an optimiser step")
+    gradient_checkpointing: bool = Field(
+        description="whether a backward computes layers again instead of keeping what is in them"
+    )
     warmup_share: float = Field(ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(ge=0, lt=1, description="weight decay of AdamW")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")

@@ -283,6 +283,16 @@ class Vlm(ABC):
         assert kept.entering is not None
         return kept.entering
 
+    def checkpoint_gradients(self) -> None:
+        """From now on a backward computes each decoder layer once more instead of keeping what is inside of it.
+
+        transformers' own switch; it does so in modules that are in training mode, so the layers are put into it, and
+        nothing within them: a dropout stays off.
+        """
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
+        for layer in self._decoder_layers:
+            layer.training = True
+
     @property
     def _decoder_layers(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.decoder.get_submodule("layers"))

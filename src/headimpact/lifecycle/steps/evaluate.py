@@ -25,7 +25,7 @@ def run(config: Config, job: Job) -> Summary:
     digest = digest_file(weights) if weights.exists() else None
     with tracking.run("evaluate", job.model, job.setup, adapter_digest=digest) as run_id:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
-        objects, results = _evaluate(config, job)
+        objects, results, kept = _evaluate(config, job)
         with atomic_folder(layout.evaluation(job.model, job.setup)) as aside:
             objects.to_parquet(aside / "objects.parquet", index=False)
             write_json(aside / "results.json", results)
@@ -34,10 +34,10 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_table("objects", objects)
         tracking.log_files(layout.evaluation(job.model, job.setup))
         version = registration.register(config, job, differences) if digest else None
-    return _summary(job, results, differences, version, run_id)
+    return _summary(job, results, differences, version, kept, run_id)
 
 
-def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], str]:
     engine = load_engine(config, job)
     vlm = engine.vlm
     header: dict[str, Any] = {"layers": [], "trainable": 0}
@@ -59,7 +59,7 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any]]:
         "parameters": {"total": total, "trainable": trainable, "percent": 100 * trainable / total},
         "metrics": figures(metrics.estimates(objects)),
     }
-    return objects, results
+    return objects, results, engine.kept
 
 
 def _summary(
@@ -67,6 +67,7 @@ def _summary(
     results: Mapping[str, Any],
     differences: Mapping[str, Difference],
     version: int | None,
+    kept: str,
     run_id: str,
 ) -> Summary:
     layers = [("layers", ", ".join(map(str, results["layers"])))] if results["layers"] else []
@@ -78,5 +79,6 @@ def _summary(
         shown.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
         shown.append(("registered", f"{name} version {version}, alias {its_alias}"))
         following = f"mlflow models serve -m models:/{name}@{its_alias} --env-manager local -p 5001"
+    shown.append(("kept", kept))
     absent, folder = list(missing(job.setup, differences)), layout.evaluation(job.model, job.setup)
     return Summary(f"evaluate {job.setup} of {job.model}", shown, absent, [folder], run_id, following)

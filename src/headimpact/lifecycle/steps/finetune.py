@@ -35,9 +35,10 @@ def run(config: Config, job: Job) -> Summary:
         _log_inputs(config, job, engine.vlm)
         header = _train(config, job, engine, selected)
         _track(job, header)
+        kept = engine.kept
     return Summary(
         f"finetune {job.setup} of {job.model}",
-        [("layers", ", ".join(map(str, header["layers"])))],
+        [("layers", ", ".join(map(str, header["layers"]))), ("kept", kept)],
         files=[layout.finetune(job.model, job.setup)],
         run=run_id,
         next=f"headimpact evaluate --model {job.model} --setup {job.setup}",

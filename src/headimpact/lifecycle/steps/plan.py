@@ -118,7 +118,7 @@ def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int
     chosen = cell.placement(layers, (), setup.budget, settings.rank)
     counts = cost.count_parameters(model, chosen.layers, settings, chosen.ranks)
     lowest = min(chosen.layers, default=None)
-    found = cost.estimate(model, load, lowest, counts.trainable, machine.dtype)
+    found = cost.estimate(model, load, lowest, counts.trainable, machine.dtype, config.train.gradient_checkpointing)
     memory = f"{_size(found.memory)} ({_size(found.weights)} of it weights)"
     seconds = found.flops / machine.rate
     if lowest is None:

@@ -51,7 +51,7 @@ def run(config: Config, job: Job) -> Summary:
         skipped = pd.DataFrame(left_out, columns=["image_id", "object_id", "reason"])
         summary = _write(layout.impact(job.model), impact, skipped, facts)
         _track(job.model, impact, summary)
-    return _tell(job.model, impact, summary, skipped, run_id)
+    return _tell(job.model, impact, summary, skipped, engine.kept, run_id)
 
 
 def _write(folder: Path, impact: Impact, skipped: pd.DataFrame, facts: dict) -> dict:
@@ -95,7 +95,7 @@ def _track(model: str, impact: Impact, summary: dict) -> None:
     tracking.log_files(layout.impact(model))
 
 
-def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, run_id: str) -> Summary:
+def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, kept: str, run_id: str) -> Summary:
     table = impact.table()
     best = table.iloc[int(table["hi"].to_numpy().argmax())]
     scores = impact.layer_scores()
@@ -115,6 +115,7 @@ def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, run_
                 "layer means",
                 f"from {scores.min():.3f} (layer {scores.argmin()}) to {scores.max():.3f} (layer {scores.argmax()})",
             ),
+            ("kept", kept),
         ],
         skipped=[(f"{n} objects", str(reason)) for reason, n in skipped["reason"].value_counts().items()],
         files=[layout.impact(model)],
