@@ -69,14 +69,14 @@ class Geometry:
         """Covered share of what each visual token sees, in [0, 1], to ``DECIMALS``.
 
         The image processor clips every pixel after every pass, here the mean of a token's pixels is clipped once. Where
-        a filter rings at an object's edge a token differs by up to 0.01, and by up to 0.13 where an image is enlarged
+        a filter rings at an object's edge a token differs by up to 0.02, and by up to 0.13 where an image is enlarged
         so much that a token sees less than two of its pixels.
 
         Args:
             mask: height x width; of another size than the image, it is stretched over it by its nearest pixels.
         """
         down, across = _nearest(mask.shape[0], self.height), _nearest(mask.shape[1], self.width)
-        rows, cols = np.flatnonzero(mask.any(axis=1)[down]), np.flatnonzero(mask.any(axis=0)[across])
+        rows, cols = np.flatnonzero(np.any(mask, 1)[down]), np.flatnonzero(np.any(mask, 0)[across])
         if not len(rows) or not len(cols):
             return np.zeros(self.tokens, dtype=np.float32)
         # Most objects are much smaller than their image.
