@@ -69,7 +69,7 @@ class Geometry:
         """Covered share of what each visual token sees, in [0, 1], to ``DECIMALS``.
 
         The image processor clips every pixel after every pass, here the mean of a token's pixels is clipped once. Where
-        a filter rings at an object's edge a token differs by up to 0.02, and by up to 0.13 where an image is enlarged
+        a filter rings at an object's edge a token differs by up to 0.03, and by up to 0.13 where an image is enlarged
         so much that a token sees less than two of its pixels.
 
         Args:
