@@ -4,13 +4,17 @@ A family that stands in ``headimpact.vlm.families.FAMILIES`` needs an entry in `
 (``test_family_contract.py``, and what else asks for ``families()``) run on it, and fail without one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
 from transformers import (
     Idefics3Config,
     Idefics3ImageProcessorPil,
@@ -23,7 +27,7 @@ from transformers import (
 
 from headimpact.tiny import bases
 from headimpact.vlm import attention
-from headimpact.vlm.base import Vlm
+from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.families import FAMILIES, family_class
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -44,6 +48,7 @@ class Facts:
         grid_at_640x480: where the visual tokens of an image of 640 x 480 lie.
         visual_tokens: their number by width and height of an image, as the real checkpoint's own processor gives it.
         patches_per_token: patches of its vision tower in one visual token.
+        seen: of what its image processor gives for an image, the pixels that each visual token sees.
     """
 
     settings: Callable[[], tuple[Any, Any, Any]]
@@ -57,6 +62,29 @@ class Facts:
     grid_at_640x480: TokenGrid
     visual_tokens: Mapping[tuple[int, int], int]
     patches_per_token: int
+    seen: Callable[[Vlm, EncodedImage], Float[Tensor, "tokens pixels"]]
+
+
+def _paligemma_seen(vlm: Vlm, encoded: EncodedImage):
+    rows, cols = encoded.grid.rows, encoded.grid.cols
+    pixels = encoded.pixels["pixel_values"][0]
+    channels, height, width = pixels.shape
+    patches = pixels.reshape(channels, rows, height // rows, cols, width // cols)
+    return patches.permute(1, 3, 0, 2, 4).reshape(rows * cols, -1)
+
+
+def _qwen2_vl_seen(vlm: Vlm, encoded: EncodedImage):
+    """The processor lists patches merge block by merge block."""
+    return encoded.pixels["pixel_values"].reshape(encoded.grid.tokens, -1)
+
+
+def _idefics3_seen(vlm: Vlm, encoded: EncodedImage):
+    """The last pixels of a block that fill no whole patch are seen by no token."""
+    pixels = encoded.pixels["pixel_values"][0]
+    blocks, channels = pixels.shape[:2]
+    side, width = encoded.grid.rows, vlm.model.config.vision_config.patch_size * vlm.model.config.scale_factor
+    seen = pixels[:, :, : side * width, : side * width].reshape(blocks, channels, side, width, side, width)
+    return seen.permute(0, 2, 4, 1, 3, 5).reshape(encoded.grid.tokens, -1)
 
 
 def _paligemma2_3b():
@@ -154,6 +182,7 @@ FACTS = {
         grid_at_640x480=TokenGrid(32, 32),
         visual_tokens={(640, 480): 1024, (200, 145): 1024},
         patches_per_token=1,
+        seen=_paligemma_seen,
     ),
     "qwen2_vl": Facts(
         settings=bases.TINY["tiny-qwen2-vl"],
@@ -169,6 +198,7 @@ FACTS = {
         grid_at_640x480=TokenGrid(17, 23),
         visual_tokens={(640, 480): 391, (640, 640): 529, (640, 427): 345, (200, 145): 35},
         patches_per_token=4,
+        seen=_qwen2_vl_seen,
     ),
     "idefics3": Facts(
         settings=bases.TINY["tiny-smolvlm"],
@@ -183,6 +213,7 @@ FACTS = {
         grid_at_640x480=TokenGrid(9, 9, 3, 4),
         visual_tokens={(640, 480): 1053, (640, 640): 1377, (200, 145): 1053},
         patches_per_token=9,
+        seen=_idefics3_seen,
     ),
 }
 """By ``model_type``, as ``FAMILIES``."""
@@ -233,3 +264,14 @@ def real(family: str) -> Vlm:
     with torch.device("meta"):
         model = kind.model_class(config)
     return kind(model, None, image_processor, None, f"real {family}", None, "")
+
+
+def processed_coverages(
+    family: str, vlm: Vlm, masks: Sequence[Bool[np.ndarray, "height width"]]
+) -> Float[Tensor, "objects tokens"]:
+    """``Vlm.coverages`` the obvious way: every mask as a picture through the image processor itself."""
+    settings = vlm.image_processor.to_dict() | {"do_rescale": False, "do_normalize": False}
+    plain = type(vlm)(vlm.model, vlm.tokenizer, type(vlm.image_processor)(**settings), None, vlm.source, None, "")
+    pictures = [Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB") for mask in masks]
+    seen = [facts(family).seen(plain, plain.encode_image(picture)) for picture in pictures]
+    return torch.stack([(pixels.float() / 255).mean(dim=1) for pixels in seen])

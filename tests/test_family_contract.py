@@ -92,7 +92,7 @@ def test_the_real_checkpoints_visual_tokens(family: str):
     for size in {*facts.visual_tokens, (427, 640), (1000, 667), (33, 500)}:
         encoded = vlm.encode_image(Image.new("RGB", size, (90, 120, 30)))
         assert vlm.grid(*size) == encoded.grid
-        assert len(vlm.seen_pixels(encoded)) == encoded.grid.tokens
+        assert len(facts.seen(vlm, encoded)) == encoded.grid.tokens == vlm.geometry(*size).tokens
         assert encoded.grid.tokens == facts.visual_tokens.get(size, encoded.grid.tokens)
 
 
@@ -102,6 +102,74 @@ def test_the_grid_of_a_size_is_that_of_an_image_of_this_size(family: str):
     vlm.check_geometry()
     for width, height in np.random.default_rng(0).integers(20, 400, (60, 2)).tolist():
         assert vlm.grid(width, height) == vlm.encode_image(Image.new("RGB", (width, height))).grid
+
+
+USUAL_SIZES = [(1920, 1080), (333, 777), (640, 480), (427, 640)]
+ENLARGED_SIZES = [(160, 96), (28, 28), (37, 911)]
+
+
+def drawn_masks(width: int, height: int) -> list[np.ndarray]:
+    """A rectangle and the land of a random landscape."""
+    rng = np.random.default_rng(width)
+    rectangle = np.zeros((height, width), dtype=bool)
+    rectangle[height // 7 : height // 2 + 1, width // 3 : width - width // 5] = True
+    heights = Image.fromarray(rng.random((7, 7), dtype=np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    return [rectangle, np.asarray(heights) > 0.6]
+
+
+def check_geometry(family: str, vlm: Vlm, size: tuple[int, int], mean: float, highest: float) -> None:
+    masks = drawn_masks(*size)
+    found, expected = vlm.coverages(masks), family_facts.processed_coverages(family, vlm, masks)
+    difference = (found - expected).abs()
+    assert difference.mean() <= mean
+    assert difference.max() <= highest
+    changed = (found >= 0.5) != (expected >= 0.5)
+    assert changed.sum() <= max(1, 0.003 * changed.numel())
+    assert expected.std() > 0.1
+
+
+@families()
+@pytest.mark.parametrize("size", USUAL_SIZES)
+def test_geometry_is_what_the_image_processor_does_to_a_mask(family: str, size: tuple[int, int]):
+    check_geometry(family, real(family), size, mean=5e-4, highest=0.03)
+
+
+@families()
+@pytest.mark.parametrize("size", ENLARGED_SIZES)
+def test_geometry_of_an_image_that_is_enlarged_to_many_times_its_size(family: str, size: tuple[int, int]):
+    """Where the filter rings over whole tokens, the image processor clips what geometry takes the mean of."""
+    check_geometry(family, real(family), size, mean=8e-3, highest=0.15)
+
+
+@families()
+@pytest.mark.parametrize("size", [(128, 128), (144, 96), (90, 150)])
+def test_geometry_of_a_small_model(family: str, size: tuple[int, int]):
+    check_geometry(family, tiny(family), size, mean=5e-3, highest=0.03)
+
+
+OTHER_SETTINGS = {"resample": 2, "size": {"longest_edge": 768}, "do_image_splitting": False}
+
+
+@families()
+@pytest.mark.parametrize("setting", OTHER_SETTINGS)
+def test_geometry_follows_the_image_processors_settings(family: str, setting: str):
+    vlm = real(family)
+    settings = vlm.image_processor.to_dict()
+    if setting not in settings or (setting == "size" and settings["size"].keys() != OTHER_SETTINGS["size"].keys()):
+        pytest.skip("This family has no such setting.")
+    processor = type(vlm.image_processor)(**settings | {setting: OTHER_SETTINGS[setting]})
+    changed = type(vlm)(vlm.model, None, processor, None, vlm.source, None, "")
+    check_geometry(family, changed, (500, 375), mean=5e-4, highest=0.03)
+    found = [of.coverages(drawn_masks(500, 375)) for of in (vlm, changed)]
+    assert found[0].shape != found[1].shape or not torch.equal(*found)
+
+
+@families()
+def test_masks_of_other_images_are_stretched_by_their_nearest_pixels(family: str):
+    vlm, size = tiny(family), (144, 96)
+    masks = [mask for other in ((61, 37), (300, 200), (96, 144), size) for mask in drawn_masks(*other)]
+    stretched = [np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in masks]
+    assert torch.equal(vlm.coverages(masks, size), vlm.coverages(stretched))
 
 
 @families()
@@ -114,7 +182,7 @@ def test_there_are_as_many_features_as_visual_tokens(family: str):
         together = vlm.image_features(images)
         alone = [vlm.image_features([image])[0] for image in images]
     for image, features, expected in zip(images, together, alone, strict=True):
-        assert len(features) == image.grid.tokens == len(vlm.seen_pixels(image))
+        assert len(features) == image.grid.tokens == len(family_facts.facts(family).seen(vlm, image))
         assert len(vlm.tokenize(vlm.caption("dog"), image.grid).visual) == image.grid.tokens
         torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
 

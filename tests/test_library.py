@@ -325,9 +325,9 @@ def test_what_cannot_be_scored_is_told(smolvlm: Vlm, monkeypatch: pytest.MonkeyP
         headimpact.score(smolvlm, samples[:1])
     coverages, calls = smolvlm.coverages, []
 
-    def unseen_first(masks):
+    def unseen_first(masks, size=None):
         calls.append(masks)
-        return coverages(masks) * (len(calls) > 1)
+        return coverages(masks, size) * (len(calls) > 1)
 
     monkeypatch.setattr(smolvlm, "coverages", unseen_first)
     with pytest.warns(UserWarning, match=r"^1 objects were left out: no visual token sees the object \(1\)\.$"):

@@ -7,7 +7,6 @@ from itertools import groupby
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
@@ -56,11 +55,7 @@ def foreign_coverages(
     rng = np.random.default_rng([seed, obj.id])
     others = [other for image_id, other in everything if image_id != sample.id]
     drawn = [others[i] for i in rng.integers(len(others), size=draws)]
-    stretched = [
-        np.asarray(Image.fromarray(other.mask()).resize((sample.width, sample.height), Image.Resampling.NEAREST))
-        for other in drawn
-    ]
-    return vlm.coverages(stretched)
+    return vlm.coverages([other.mask() for other in drawn], (sample.width, sample.height))
 
 
 @dataclass(frozen=True)

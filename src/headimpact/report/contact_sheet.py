@@ -17,9 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
-from headimpact.vlm import tokengrid
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.tokengrid import TokenGrid
+from headimpact.vlm.tokengrid import TokenGrid, token_mask
 
 COLOURS = (
     *("#e6194b", "#1f9d3a", "#4363d8", "#f58231", "#911eb4"),
@@ -72,11 +71,12 @@ def arrange(grid: TokenGrid, values: Num[Tensor, "tokens"] | Bool[Tensor, "token
 
 
 def _panels(vlm: Vlm, sample: Sample, threshold: float) -> list[_Panel]:
-    encoded = vlm.encode_image(sample.image(), do_rescale=False, do_normalize=False)
-    greys = arrange(encoded.grid, tokengrid.coverage(vlm.seen_pixels(encoded).float()))
+    grid = vlm.grid(sample.width, sample.height)
+    grey = np.asarray(sample.image()).mean(axis=2) / 255
+    greys = arrange(grid, torch.from_numpy(vlm.geometry(sample.width, sample.height).means(grey)).clamp(0, 1))
     covered = vlm.coverages([obj.mask() for obj in sample.objects]) if sample.objects else torch.empty(0, 0)
-    masks = [arrange(encoded.grid, tokengrid.token_mask(coverage, threshold)) for coverage in covered]
-    cut = (encoded.grid.crop_rows, encoded.grid.crop_cols)
+    masks = [arrange(grid, token_mask(coverage, threshold)) for coverage in covered]
+    cut = (grid.crop_rows, grid.crop_cols)
     crops = [(1, 1)] if len(greys) == 1 else [cut, (1, 1)]
     return [
         _Panel(crops[i], grey, np.array([parts[i] for parts in masks], dtype=bool).reshape(-1, *grey.shape))

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from headimpact.errors import InputError
-from headimpact.vlm import attention, decoder, tokengrid
+from headimpact.vlm import attention, decoder
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, ImageText
+from headimpact.vlm.geometry import Geometry
 from headimpact.vlm.packing import Batch, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -80,9 +81,8 @@ class Vlm(ABC):
     # ---- family facts
 
     @abstractmethod
-    def encode_image(self, image: Image.Image, **processor_settings: Any) -> EncodedImage:
-        """Put an image through the image processor; ``processor_settings`` override its own (a mask is neither
-        rescaled nor normalised)."""
+    def encode_image(self, image: Image.Image) -> EncodedImage:
+        """Put an image through the image processor."""
 
     @abstractmethod
     def grid(self, width: int, height: int) -> TokenGrid:
@@ -102,8 +102,8 @@ class Vlm(ABC):
         """
 
     @abstractmethod
-    def seen_pixels(self, encoded: EncodedImage) -> Float[Tensor, "tokens pixels"]:
-        """Regroup the processed pixels by the visual token that sees them; unseen pixels are left out."""
+    def geometry(self, width: int, height: int) -> Geometry:
+        """Which pixels of an image of this size each visual token sees, by the image processor's settings."""
 
     @abstractmethod
     def expand_image(self, grid: TokenGrid) -> str:
@@ -138,6 +138,12 @@ class Vlm(ABC):
         return positions[0]
 
     # ---- common parts
+
+    @property
+    def resample(self) -> Image.Resampling:
+        """The filter by which the image processor resizes; where its settings name none, it takes the bilinear one."""
+        resample = self.image_processor.resample
+        return Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample)
 
     def projections(self, layers: Sequence[int], targets: Sequence[str]) -> list[str]:
         """Full names of the projections ``targets`` (as ``q_proj``) of some layers' attention.
@@ -183,15 +189,19 @@ class Vlm(ABC):
         """Token id of one visual token's place."""
         return self.chat.image_token_id
 
-    def coverages(self, masks: Sequence[Bool[np.ndarray, "height width"]]) -> Float[Tensor, "objects tokens"]:
-        """Covered share of what each visual token sees, in [0, 1], for pixel masks of objects of one image; the
-        masks go through the image's own geometry."""
-        rows = []
-        for mask in masks:
-            picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
-            encoded = self.encode_image(picture, do_rescale=False, do_normalize=False)
-            rows.append(tokengrid.coverage(self.seen_pixels(encoded).float()))
-        return torch.stack(rows)
+    def coverages(
+        self, masks: Sequence[Bool[np.ndarray, "_ _"]], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "objects tokens"]:
+        """Covered share of what each visual token sees, in [0, 1], for pixel masks of one object at least; they go
+        through the image's own geometry.
+
+        Args:
+            masks: height x width each.
+            size: width and height of the image, over which masks of another size are stretched by their nearest
+                pixels. None where all masks are of the image's size.
+        """
+        image = self.geometry(*(size or masks[0].shape[::-1]))
+        return torch.from_numpy(np.stack([image.coverage(mask) for mask in masks]))
 
     def render(self, user: str, answer: str | None) -> str:
         """The conversation as text with the image's placeholder; up to the answer's start where it is None.

@@ -158,12 +158,12 @@ def check(vlm: Vlm) -> None:
     vlm.check_geometry()
     try:
         encoded = vlm.encode_image(Image.new("RGB", (64, 48)))
-        seen = len(vlm.seen_pixels(encoded))
+        seen = vlm.geometry(64, 48).tokens
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _unreadable(vlm.source, "image processor settings", error) from None
     if seen != encoded.grid.tokens:
         raise InputError(
-            f"{vlm.source}: its image processor gives pixels for {seen} tokens, not {encoded.grid.tokens}."
+            f"{vlm.source}: its image processor gives pixels for {encoded.grid.tokens} tokens, its settings {seen}."
         )
     vlm.tokenize(vlm.caption("dog"), encoded.grid)
 

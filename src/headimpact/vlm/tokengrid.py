@@ -44,16 +44,6 @@ def planes(maps: Float[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Floa
     return [joined, blocks[:, -1]]
 
 
-def coverage(seen: Float[Tensor, "tokens pixels"]) -> Float[Tensor, "tokens"]:
-    """Covered share of the pixels that each visual token sees, in [0, 1].
-
-    Args:
-        seen: the mask's pixel values (0..255) regrouped per visual token, after the image's own geometry;
-            a resampling filter may ring beyond that range.
-    """
-    return (seen / 255).clamp(0, 1).mean(dim=1)
-
-
 def token_mask(covered: Float[Tensor, "tokens"], threshold: float) -> Bool[Tensor, "tokens"]:
     """Tokens covered at least by ``threshold``; where none is, the best covered one alone.
 

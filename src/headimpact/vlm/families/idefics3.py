@@ -1,15 +1,17 @@
 """SmolVLM (Idefics3): the image in crops and once as a whole, 3x3 patches shuffled into a token."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import get_resize_output_image_size
 
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
+from headimpact.vlm.geometry import Geometry, plane
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
@@ -37,9 +39,9 @@ class Idefics3(PhotoPromptVlm):
         vision = self.model.config.vision_config
         return vision.image_size // vision.patch_size // self.model.config.scale_factor
 
-    def encode_image(self, image: Image.Image, **processor_settings: Any) -> EncodedImage:
+    def encode_image(self, image: Image.Image) -> EncodedImage:
         """See ``Vlm.encode_image``; the crops come row by row, the whole image last."""
-        encoded = self.image_processor(image, return_tensors="pt", return_row_col_info=True, **processor_settings)
+        encoded = self.image_processor(image, return_tensors="pt", return_row_col_info=True)
         crops = int(encoded["rows"][0][0]), int(encoded["cols"][0][0])
         return EncodedImage({"pixel_values": encoded["pixel_values"]}, TokenGrid(self._side, self._side, *crops))
 
@@ -70,13 +72,24 @@ class Idefics3(PhotoPromptVlm):
         if not self.image_processor.do_resize or not self.image_processor.size.longest_edge:
             raise InputError(f"{self.source}: its image processor must resize images by their longest_edge.")
 
-    def seen_pixels(self, encoded: EncodedImage) -> Tensor:
-        """See ``Vlm.seen_pixels``: the last pixels of a block that fill no whole patch are seen by no token."""
-        pixels = encoded.pixels["pixel_values"][0]
-        blocks, channels = pixels.shape[:2]
-        side, width = self._side, self.model.config.vision_config.patch_size * self.model.config.scale_factor
-        seen = pixels[:, :, : side * width, : side * width].reshape(blocks, channels, side, width, side, width)
-        return seen.permute(0, 2, 4, 1, 3, 5).reshape(encoded.grid.tokens, -1)
+    def geometry(self, width: int, height: int) -> Geometry:
+        """See ``Vlm.geometry``: resized to the longest edge, then to whole crops, and these once more to one block.
+
+        The last pixels of a block that fill no whole patch are seen by no token.
+        """
+        processor, grid = self.image_processor, self.grid(width, height)
+        seen = self.model.config.vision_config.patch_size * self.model.config.scale_factor
+        tokens, block = (self._side, self._side), processor.max_image_size["longest_edge"]
+        # The function asks for an image and looks at its size alone.
+        shape = np.broadcast_to(np.uint8(0), (height, width))
+        sizes = [(height, width), get_resize_output_image_size(shape, processor.size.longest_edge)]
+        planes = []
+        if grid.blocks > 1:
+            crops = (grid.crop_rows, grid.crop_cols)
+            sizes.append((grid.crop_rows * block, grid.crop_cols * block))
+            planes.append(plane(sizes, self.resample, seen, tokens, crops))
+        planes.append(plane([*sizes, (block, block)], self.resample, seen, tokens))
+        return Geometry(width, height, tuple(planes))
 
     def expand_image(self, grid: TokenGrid) -> str:
         """See ``Vlm.expand_image``: every crop behind its row and column marker, then the whole image."""

@@ -1,7 +1,6 @@
 """PaliGemma 2: squashed images, image and prompt attend in both directions, softcapped attention and logits."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +10,7 @@ from transformers import PaliGemmaForConditionalGeneration, SiglipImageProcessor
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.conversations import OPTION_LABELS, Conversation
+from headimpact.vlm.geometry import Geometry, plane
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -30,9 +30,9 @@ class PaliGemma2(Vlm):
         "{% else %}{{ part['text'] + '<eos>' }}{% endif %}{% endfor %}{% endfor %}"
     )
 
-    def encode_image(self, image: Image.Image, **processor_settings: Any) -> EncodedImage:
+    def encode_image(self, image: Image.Image) -> EncodedImage:
         """See ``Vlm.encode_image``: squashed to the vision tower's square."""
-        pixels = self.image_processor(image, return_tensors="pt", **processor_settings)["pixel_values"]
+        pixels = self.image_processor(image, return_tensors="pt")["pixel_values"]
         side = pixels.shape[-1] // self.model.config.vision_config.patch_size
         return EncodedImage({"pixel_values": pixels}, TokenGrid(side, side))
 
@@ -66,13 +66,12 @@ class PaliGemma2(Vlm):
                 f"{self.image_processor.do_resize}, image_size {vision.image_size}, patch_size {vision.patch_size})."
             )
 
-    def seen_pixels(self, encoded: EncodedImage) -> Tensor:
-        """See ``Vlm.seen_pixels``: one patch a token."""
-        rows, cols = encoded.grid.rows, encoded.grid.cols
-        pixels = encoded.pixels["pixel_values"][0]
-        channels, height, width = pixels.shape
-        patches = pixels.reshape(channels, rows, height // rows, cols, width // cols)
-        return patches.permute(1, 3, 0, 2, 4).reshape(rows * cols, -1)
+    def geometry(self, width: int, height: int) -> Geometry:
+        """See ``Vlm.geometry``: one patch a token."""
+        vision, grid = self.model.config.vision_config, self.grid(width, height)
+        sizes = [(height, width), (vision.image_size, vision.image_size)]
+        squashed = plane(sizes, self.resample, vision.patch_size, (grid.rows, grid.cols))
+        return Geometry(width, height, (squashed,))
 
     def expand_image(self, grid: TokenGrid) -> str:
         """See ``Vlm.expand_image``: the visual tokens and nothing else."""

@@ -1,7 +1,6 @@
 """Qwen2-VL: images near their own size, 2x2 patches merged into a token, three-axis positions."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
+from headimpact.vlm.geometry import Geometry, plane
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
@@ -32,9 +32,9 @@ class Qwen2Vl(PhotoPromptVlm):
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
 
-    def encode_image(self, image: Image.Image, **processor_settings: Any) -> EncodedImage:
+    def encode_image(self, image: Image.Image) -> EncodedImage:
         """See ``Vlm.encode_image``."""
-        encoded = self.image_processor(image, return_tensors="pt", **processor_settings)
+        encoded = self.image_processor(image, return_tensors="pt")
         _, height, width = encoded["image_grid_thw"][0].tolist()
         merge = self.image_processor.merge_size
         return EncodedImage(dict(encoded), TokenGrid(height // merge, width // merge))
@@ -72,9 +72,11 @@ class Qwen2Vl(PhotoPromptVlm):
                 f"(do_resize {processor.do_resize}, {smallest} to {largest})."
             )
 
-    def seen_pixels(self, encoded: EncodedImage) -> Tensor:
-        """See ``Vlm.seen_pixels``: the processor lists patches merge block by merge block."""
-        return encoded.pixels["pixel_values"].reshape(encoded.grid.tokens, -1)
+    def geometry(self, width: int, height: int) -> Geometry:
+        """See ``Vlm.geometry``: a merge block of patches a token, and nothing left over."""
+        side, grid = self.image_processor.patch_size * self.image_processor.merge_size, self.grid(width, height)
+        sizes = [(height, width), (grid.rows * side, grid.cols * side)]
+        return Geometry(width, height, (plane(sizes, self.resample, side, (grid.rows, grid.cols)),))
 
     def expand_image(self, grid: TokenGrid) -> str:
         """See ``Vlm.expand_image``; the template itself writes the markers around the image."""
