@@ -221,8 +221,25 @@ def test_the_file_has_all_steps_and_the_families_of_all_models(project: None, co
     families = {
         name: code.family_fingerprint(base.source, layout.identity(name)) for name, base in config.models.items()
     }
-    assert read_json(layout.FINGERPRINTS) == {"steps": _steps(), "families": families}
+    content = read_json(layout.FINGERPRINTS)
+    assert content["families"] == families
+    assert content["steps"].keys() == STEPS.keys()
+    assert {name for name, digest in _steps().items() if content["steps"][name] != digest} == {"tournament"}
     assert len(set(families.values())) == len(BASES) + 1  # one a family, and that of all
+
+
+def test_the_tournament_knows_the_families_of_its_bases_and_no_other(
+    written: None, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_json(layout.FINGERPRINTS)["steps"]["tournament"]
+
+    def tournament(edited: str) -> str:
+        monkeypatch.setattr(code, "family_fingerprint", lambda source, identity: source + "!" * (source == edited))
+        code.refresh(config)
+        return read_json(layout.FINGERPRINTS)["steps"]["tournament"]
+
+    assert tournament(config.models["qwen2-vl-2b"].source) == before
+    assert tournament(config.models["tiny-qwen2-vl"].source) != before
 
 
 def test_it_is_written_only_where_it_is_not_as_the_code_is(written: None, config: Config) -> None:

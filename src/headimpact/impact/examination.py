@@ -13,7 +13,7 @@ from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
-from headimpact.impact.scoring import ChanceSettings, Skipped, foreign_coverages
+from headimpact.impact.scoring import ChanceSettings, OtherObjects, Skipped
 from headimpact.impact.variations import BLOB_COVERAGE, Rows, Scores, Variation, ellipse, join, score
 from headimpact.vlm import attention
 from headimpact.vlm.base import Vlm
@@ -69,13 +69,10 @@ def examine(
     Raises:
         InputError: fewer than two images have objects, every object was skipped, or an attention is not finite.
     """
-    known = [(sample.id, obj) for sample in everything for obj in sample.objects]
-    if len({image_id for image_id, _ in known}) < 2:
-        raise InputError("The chance level takes masks of other images: the impact part needs two images with objects.")
     parts: dict[str, list[Scores]] = {variation.name: [] for variation in variations}
     ids: list[tuple[int, int]] = []
     skipped: list[Skipped] = []
-    images = engine.load(samples, _covered(engine.vlm, known, settings))
+    images = engine.load(samples, _covered(engine.vlm, OtherObjects(everything), settings))
     for prepared, maps in watch(engine.read(images, _maps), len(samples), "examining"):
         sample, facts = prepared.sample, prepared.facts
         skipped += facts.skipped
@@ -95,7 +92,7 @@ def examine(
     return Examination(image_ids, object_ids, scores_by_variation, tuple(skipped))
 
 
-def _covered(vlm: Vlm, known: Sequence[tuple[int, KeyObject]], settings: ChanceSettings) -> Prepare[_Covered]:
+def _covered(vlm: Vlm, others: OtherObjects, settings: ChanceSettings) -> Prepare[_Covered]:
     """Prepares the captions of an image's objects, with what the variations need; objects without a score are skipped,
     for the reasons that ``score_images`` has."""
 
@@ -116,7 +113,7 @@ def _covered(vlm: Vlm, known: Sequence[tuple[int, KeyObject]], settings: ChanceS
         if not objects:
             none = torch.empty(0, grid.tokens)
             return Prepared(sample, [], _Covered([], none, none[:, None], blob, skipped))
-        foreign = [foreign_coverages(vlm, sample, obj, known, settings.draws, settings.seed) for obj in objects]
+        foreign = [others.coverages(vlm, sample, obj, settings.draws, settings.seed) for obj in objects]
         return Prepared(sample, tokens, _Covered(objects, torch.stack(covered), torch.stack(foreign), blob, skipped))
 
     return prepare

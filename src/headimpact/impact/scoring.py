@@ -39,23 +39,44 @@ class _Masked:
     skipped: list[Skipped]
 
 
-def foreign_coverages(
-    vlm: Vlm, sample: Sample, obj: KeyObject, everything: Sequence[tuple[int, KeyObject]], draws: int, seed: int
-) -> Float[Tensor, "draws tokens"]:
-    """What objects of other images would cover of this image's visual tokens (0..1), stretched over it.
+class OtherObjects:
+    """The objects of all images, to draw those of other images from.
 
     Args:
-        vlm: the model, whose geometry it is.
-        sample: this image.
-        obj: the object whose chance level this is for.
-        everything: all objects to draw from, each with the id of its image; one of another image at least.
-        draws: how many are drawn, with replacement.
-        seed: of the draw, together with the object's id.
+        samples: all images; two of them at least have objects.
+
+    Raises:
+        InputError: fewer than two images have objects.
     """
-    rng = np.random.default_rng([seed, obj.id])
-    others = [other for image_id, other in everything if image_id != sample.id]
-    drawn = [others[i] for i in rng.integers(len(others), size=draws)]
-    return vlm.coverages([other.mask() for other in drawn], (sample.width, sample.height))
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        if sum(bool(sample.objects) for sample in samples) < 2:
+            raise InputError(
+                "The chance level takes masks of other images: the impact part needs two images with objects."
+            )
+        self._objects: list[KeyObject] = []
+        self._first: dict[int, int] = {}
+        for sample in samples:
+            self._first[sample.id] = len(self._objects)
+            self._objects += sample.objects
+
+    def coverages(
+        self, vlm: Vlm, sample: Sample, obj: KeyObject, draws: int, seed: int
+    ) -> Float[Tensor, "draws tokens"]:
+        """What objects of other images would cover of an image's visual tokens (0..1), stretched over it.
+
+        Args:
+            vlm: the model, whose geometry it is.
+            sample: one of the images.
+            obj: the object whose chance level this is for.
+            draws: how many are drawn, with replacement.
+            seed: of the draw, together with the object's id.
+        """
+        rng = np.random.default_rng([seed, obj.id])
+        first, own = self._first[sample.id], len(sample.objects)
+        indices = rng.integers(len(self._objects) - own, size=draws)
+        drawn = [self._objects[i if i < first else i + own] for i in indices]
+        return vlm.coverages([other.mask() for other in drawn], (sample.width, sample.height))
 
 
 @dataclass(frozen=True)
@@ -90,8 +111,6 @@ def score_images(
     Raises:
         InputError: fewer than two images have objects, or no object was scored.
     """
-    if sum(bool(sample.objects) for sample in samples) < 2:
-        raise InputError("The chance level takes masks of other images: the impact part needs two images with objects.")
     vlm, skipped = engine.vlm, []
     accumulator = ImpactAccumulator(vlm.layers, vlm.heads)
     images = engine.load(samples, _masked(vlm, samples, settings))
@@ -108,7 +127,7 @@ def score_images(
 
 def _masked(vlm: Vlm, samples: Sequence[Sample], settings: ChanceSettings) -> Prepare[_Masked]:
     """Prepares the captions of an image's objects, with the token masks that their scores need."""
-    everything = [(sample.id, obj) for sample in samples for obj in sample.objects]
+    others = OtherObjects(samples)
 
     def prepare(sample: Sample, grid: TokenGrid) -> Prepared[_Masked] | None:
         objects, tokens, masks, skipped = [], [], [], []
@@ -126,7 +145,7 @@ def _masked(vlm: Vlm, samples: Sequence[Sample], settings: ChanceSettings) -> Pr
         if not objects:
             none = torch.empty(0, 0, dtype=torch.bool)
             return Prepared(sample, [], _Masked([], none, none[:, None], skipped)) if skipped else None
-        covered = [foreign_coverages(vlm, sample, obj, everything, settings.draws, settings.seed) for obj in objects]
+        covered = [others.coverages(vlm, sample, obj, settings.draws, settings.seed) for obj in objects]
         foreign = torch.stack(
             [torch.stack([token_mask(one, settings.threshold) for one in draws]) for draws in covered]
         )

@@ -78,11 +78,20 @@ def _family(source: str, identity: Path) -> str | None:
 def refresh(config: Config) -> bool:
     """Write fingerprints.json if it is not as the code is; True if it was not."""
     families = {name: family_fingerprint(base.source, layout.identity(name)) for name, base in config.models.items()}
-    content = {"steps": {name: step_fingerprint(step) for name, step in STEPS.items()}, "families": families}
+    steps = {name: step_fingerprint(step) for name, step in STEPS.items()}
+    for name in steps:
+        if STEPS[name].runs_base and STEPS[name].per == "project":
+            steps[name] = _with_families(steps[name], [families[model] for model in config.tournament.models])
+    content = {"steps": steps, "families": families}
     if layout.FINGERPRINTS.is_file() and read_json(layout.FINGERPRINTS) == content:
         return False
     write_json(layout.FINGERPRINTS, content)
     return True
+
+
+def _with_families(step: str, families: Sequence[str]) -> str:
+    """The fingerprint of a step that runs several bases: a stage names one key, whichever these are."""
+    return hashlib.sha256("".join([step, *sorted(set(families))]).encode()).hexdigest()[:DIGITS]
 
 
 def check_current(step: Step, config: Config, model: str) -> None:

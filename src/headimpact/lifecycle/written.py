@@ -73,9 +73,7 @@ def _path(place: Place, model: str, alias: str) -> str:
 
 
 def _families(step: Step, model: str) -> list[str]:
-    if not step.runs_base:
-        return []
-    return ["families"] if step.per == "project" else [f"families.{model}"]
+    return [f"families.{model}"] if step.runs_base and step.per != "project" else []
 
 
 def graph() -> str:
