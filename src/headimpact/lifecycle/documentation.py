@@ -61,7 +61,7 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(get_args(annotation)[0])}"
     if get_origin(annotation) in (Union, types.UnionType):
         return " or ".join(_type(option) for option in get_args(annotation))
-    return {int: "whole number", float: "number", str: "text", type(None): "null"}[annotation]
+    return {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null"}[annotation]
 
 
 def _limits(metadata: Sequence[Any]) -> str:
