@@ -32,6 +32,7 @@ def test_every_value_is_documented(project_root: Path) -> None:
         ("train.lr", "number", " above 0, up to 1"),
         ("train.warmup_share", "number", " from 0, below 1"),
         ("seed", "whole number", " from 0"),
+        ("train.gradient_checkpointing", "true or false", ""),
         ("models.<name>.revision", "text or null", ""),
         ("compute.device", "auto | cpu | cuda | mps", ""),
         ("lora.targets", "list of q_proj | k_proj | v_proj", ""),
