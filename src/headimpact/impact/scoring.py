@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import ImpactAccumulator
+from headimpact.impact.accumulator import ImpactAccumulator
 from headimpact.impact.layer_scores import score_layer
 from headimpact.vlm import attention, packing
 from headimpact.vlm.base import EncodedImage, Vlm

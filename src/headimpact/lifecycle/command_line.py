@@ -153,9 +153,12 @@ def _run(step: str, arguments: list[str] | None, model: str | None, setup: str |
         plain, loaded = _load(step, arguments)
         job = Job(model or loaded.model, setup or loaded.setup)
         from headimpact.lifecycle import pipeline
+        from headimpact.lifecycle.steps.sources import nothing_to_do
         from headimpact.lifecycle.summary import print_summary
 
         def function(name: str) -> pipeline.Function:
+            if not STEPS[name].needed_for(loaded.dataset):
+                return lambda config, job: nothing_to_do(name, config)
             return importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
 
         for summary in pipeline.run(step, loaded, job, loaded != plain, function):

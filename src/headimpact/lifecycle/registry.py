@@ -58,6 +58,7 @@ class Step:
         code: modules that its result depends on, with nothing that they import; None: all that it imports.
         as_it_is: it shows what is there: when a person runs it, nothing is made first.
         shares: several processes (``accelerate launch``) can share its work.
+        datasets: the values of ``dataset`` for which it has something to do; None: all.
     """
 
     name: str
@@ -76,11 +77,16 @@ class Step:
     code: tuple[str, ...] | None = None
     as_it_is: bool = False
     shares: bool = False
+    datasets: tuple[str, ...] | None = None
 
     @property
     def module(self) -> str:
         """Its file; its function is ``run``."""
         return f"headimpact.lifecycle.steps.{self.name}"
+
+    def needed_for(self, dataset: str) -> bool:
+        """It has something to do for a dataset."""
+        return self.datasets is None or dataset in self.datasets
 
     @property
     def runs_base(self) -> bool:
@@ -103,6 +109,7 @@ STEPS: dict[str, Step] = {
             values=("coco", "dataset", "published"),
             untracked=("download",),
             in_git=True,
+            datasets=("coco", "published"),
         ),
         Step(
             "ground",
@@ -115,6 +122,7 @@ STEPS: dict[str, Step] = {
             in_git=True,
             code=("data.annotators", "data.grounding", "lifecycle.steps.ground", "lifecycle.steps.model_pass"),
             shares=True,
+            datasets=("coco",),
         ),
         Step(
             "segment",
@@ -127,6 +135,7 @@ STEPS: dict[str, Step] = {
             in_git=True,
             code=("data.annotators", "data.segmentation", "lifecycle.steps.segment", "lifecycle.steps.model_pass"),
             shares=True,
+            datasets=("coco",),
         ),
         Step(
             "data",
