@@ -124,12 +124,15 @@ def _is_about_work(record: logging.LogRecord) -> bool:
 def commit(stage: str) -> None:
     """``dvc commit -f``: take what lies on the disk as the result of ``stage``."""
     from dvc.repo import lock_repo
+    from dvc.stage.serialize import to_lockfile
 
     with _open() as graph, lock_repo(graph.repo):
         described = graph.stage(stage)
         described.save()
         described.commit()
-        described.dvcfile.dump_stages([described], update_pipeline=False)  # reads dvc.lock anew
+        known = described.dvcfile.lockfile_contents.get("stages", {}).get(described.name)
+        if to_lockfile(described)[described.name] != known:  # writing dvc.lock takes a second: it reads it anew
+            described.dvcfile.dump_stages([described], update_pipeline=False)
 
 
 def inputs(stage: str) -> dict[str, Any]:
