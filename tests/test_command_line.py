@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 import headimpact.lifecycle
 import headimpact.lifecycle.command_line as command_line
 from headimpact.errors import InputError
+from headimpact.files import read_json
 from headimpact.lifecycle import code, layout, pipeline, written
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.documentation import documentation
@@ -61,7 +62,7 @@ def run() -> Run:
     return lambda *arguments: CliRunner().invoke(command_line.app, list(arguments))
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [name for name, step in STEPS.items() if step.needed_for("scenes")])
 def test_a_step_runs_on_the_defaults_of_params(root: Path, calls: list[dict[str, Any]], run: Run, step: str) -> None:
     result = run(step)
     assert result.exit_code == 0, result.output
@@ -71,6 +72,24 @@ def test_a_step_runs_on_the_defaults_of_params(root: Path, calls: list[dict[str,
     assert not call["overridden"]
     assert "nothing" in result.output
     assert "else" in result.output
+
+
+def test_a_step_that_the_dataset_does_not_need_is_not_even_imported(
+    root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def direct(
+        name: str, config: Config, job: Job, overridden: bool, function: Callable[[str], Callable[..., Summary]]
+    ) -> list[Summary]:
+        return [function(name)(config, job)]
+
+    monkeypatch.setattr(pipeline, "run", direct)
+    monkeypatch.setattr(command_line, "importlib", None)
+    steps = ["download", "ground", "segment"]
+    assert [name for name, step in STEPS.items() if not step.needed_for("scenes")] == steps
+    assert [name for name, step in STEPS.items() if not step.needed_for("published")] == steps[1:]
+    for step in steps:
+        assert "the dataset scenes does not need it" in run(step).output
+        assert read_json(layout.made(step)) == {"digest": None}
 
 
 def test_selectors_and_values_reach_the_step(root: Path, calls: list[dict[str, Any]], run: Run) -> None:
@@ -263,9 +282,16 @@ def test_as_a_program(project_root: Path, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_help_imports_nothing_heavy(project_root: Path) -> None:
-    heavy = {"dvc", "mlflow", "torch", "transformers"}
-    code = f"import sys, headimpact.__main__; print({heavy} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("__main__", {"dvc", "mlflow", "torch", "transformers", "pandas"}),
+        ("lifecycle.steps.sources", {"dvc", "mlflow", "torch", "transformers", "pandas"}),
+        ("lifecycle.steps.select", {"torch", "transformers", "peft", "matplotlib", "scipy.stats"}),
+    ],
+)
+def test_what_has_little_to_do_imports_nothing_heavy(project_root: Path, module: str, heavy: set[str]) -> None:
+    code = f"import sys, headimpact.{module}; print({heavy} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(project_root / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -204,6 +204,42 @@ def test_the_first_result_of_all_being_overridden_is_made_again(project: Path, i
     assert ran().count(f"score@{MODEL}") == 2
 
 
+def test_within_one_opening_the_graph_is_read_again_only_where_its_files_changed(
+    project: Path, in_git: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo.index import Index
+
+    run("select")
+    name, readings = f"select@{MODEL}-top-4", []
+    read = Index.from_repo
+    monkeypatch.setattr(Index, "from_repo", lambda repo: readings.append(repo) or read(repo))
+    with graph.opened():
+        before = graph.inputs(name)
+        layout.impact_table(MODEL).write_text("other")
+        assert graph.stale([name]) == [f"score@{MODEL}", name]
+        assert graph.inputs(name) != before
+        lock = Path("dvc.lock").read_text()
+        assert len(readings) == 1
+        graph.commit(name)
+        assert Path("dvc.lock").read_text() != lock
+        assert graph.stale([name]) == [f"score@{MODEL}"]
+        assert len(readings) == 2
+        layout.GRAPH.write_text(layout.GRAPH.read_text().replace("  select:", "  choose:"))
+        with pytest.raises(InputError, match=r"DVC: .*select"):
+            graph.stale([name])
+
+
+def test_a_result_that_is_known_already_leaves_the_lock_alone(project: Path, in_git: None) -> None:
+    run("select")
+    lock = Path("dvc.lock")
+    before = lock.stat().st_mtime_ns
+    run("select")
+    assert lock.stat().st_mtime_ns == before
+    set_value(r"\nseed: 0", "\nseed: 1")
+    run("select")
+    assert "seed: 1" in lock.read_text()
+
+
 def test_only_what_a_changed_value_concerns_is_made_again(project: Path, in_git: None) -> None:
     run("finetune")
     ran()

@@ -15,8 +15,8 @@ import web
 from headimpact.data.coco import PARTS, images_path, read_part
 from headimpact.data.journal import Processes
 from headimpact.errors import InputError
-from headimpact.lifecycle import config, layout, params
-from headimpact.lifecycle.steps import data, download, ground, model_pass, segment
+from headimpact.lifecycle import config, layout, params, registry
+from headimpact.lifecycle.steps import data, download, ground, model_pass, segment, sources
 from headimpact.lifecycle.summary import Summary
 
 STEPS = {"download": download.run, "ground": ground.run, "segment": segment.run, "data": data.run}
@@ -33,6 +33,8 @@ def run(project_root: Path, step: str, **overrides: object) -> Summary:
     values = {key.replace("__", "."): json.dumps(value) for key, value in overrides.items()}
     # One model on the contact sheet.
     settings = params.load(project_root / layout.PARAMS, {"grid.models": "[tiny-smolvlm]"} | values)
+    if not registry.STEPS[step].needed_for(settings.dataset):
+        return sources.nothing_to_do(step, settings)
     return STEPS[step](settings, config.Job(settings.model, settings.setup))
 
 

@@ -3,13 +3,15 @@
 Objects of one image are not independent, so every standard error here sums the deviations of an image's
 objects before squaring them: the linearised ratio mean, with the correction G / (G - 1) for G images. With
 one object an image it is the ordinary standard error of a mean.
+
+scipy's distributions take a second to import, and commands that draw no conclusion do without: only the functions that
+need them import them.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from headimpact.errors import InputError
 
@@ -165,6 +167,8 @@ def _difference(value: float, linear: Estimate, confidence: float) -> Difference
     """Interval and p-value of ``value``, whose standard error is that of the estimate ``linear``."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; give a share between 0 and 1, such as 0.95.")
+    from scipy import stats
+
     t = stats.t(linear.clusters - 1)
     half = float(t.ppf((1 + confidence) / 2)) * linear.se
     # A standard error of 0: every object differs by the same amount, and nothing is left to chance.
@@ -189,4 +193,6 @@ def spearman(a: Float[np.ndarray, " scores"] | None, b: Float[np.ndarray, " scor
     """Rank correlation (-1..1), average ranks for ties; NaN where one side is missing or ranks all alike."""
     if a is None or b is None or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
+    from scipy import stats
+
     return float(stats.spearmanr(a, b)[0])  # pyright: ignore[reportArgumentType]

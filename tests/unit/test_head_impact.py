@@ -9,7 +9,8 @@ import torch
 from test_layer_scores import random_case
 
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import SCORES, Impact, ImpactAccumulator, head_grid
+from headimpact.impact.accumulator import ImpactAccumulator
+from headimpact.impact.head_impact import SCORES, Impact, head_grid
 from headimpact.impact.layer_scores import LayerScores, score_layer
 
 # --- accumulator -------------------------------------------------------------------------------------

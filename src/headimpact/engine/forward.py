@@ -88,7 +88,7 @@ class EngineSettings:
         disk_mb: the same on disk.
     """
 
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
     workers: int = 0
     prefetch: int = 4
     memory_mb: int = 1024

@@ -1,8 +1,8 @@
 """Where do heads look? Attention against the masks of objects.
 
 Open ``layer_scores`` first: the IoU of one layer's heads with the objects (equation 1), its chance level, AUROC and
-attention mass. ``head_impact`` collects them over layers and images: Head Impact (equation 2) and its tables;
-``kruskal_wallis`` tests whether layers and heads differ. ``scoring`` runs a model over images for that;
+attention mass. ``accumulator`` collects them over layers and images; ``head_impact`` is Head Impact (equation 2) and
+its tables; ``kruskal_wallis`` tests whether layers and heads differ. ``scoring`` runs a model over images for that;
 ``attention_map`` shows a single head on a single image.
 
 The definition itself is put under test: ``variations`` computes Head Impact otherwise, ``examination`` runs a model

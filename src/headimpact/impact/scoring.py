@@ -13,7 +13,8 @@ from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
-from headimpact.impact.head_impact import Impact, ImpactAccumulator
+from headimpact.impact.accumulator import ImpactAccumulator
+from headimpact.impact.head_impact import Impact
 from headimpact.impact.layer_scores import LayerScores, score_layer
 from headimpact.vlm import attention
 from headimpact.vlm.base import Vlm

@@ -13,7 +13,7 @@ from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json, write_json
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
-from headimpact.lifecycle.fingerprint import DIGITS, closure, family_modules, fingerprint
+from headimpact.lifecycle.fingerprint import DIGITS, as_it_is, closure, family_modules, fingerprint
 from headimpact.lifecycle.registry import STEPS, Step
 
 SOURCE = Path(headimpact.__file__).parents[1]
@@ -77,8 +77,11 @@ def _family(source: str, identity: Path) -> str | None:
 
 def refresh(config: Config) -> bool:
     """Write fingerprints.json if it is not as the code is; True if it was not."""
-    families = {name: family_fingerprint(base.source, layout.identity(name)) for name, base in config.models.items()}
-    steps = {name: step_fingerprint(step) for name, step in STEPS.items()}
+    with as_it_is():
+        families = {
+            name: family_fingerprint(base.source, layout.identity(name)) for name, base in config.models.items()
+        }
+        steps = {name: step_fingerprint(step) for name, step in STEPS.items()}
     for name in steps:
         if STEPS[name].runs_base and STEPS[name].per == "project":
             steps[name] = _with_families(steps[name], [families[model] for model in config.tournament.models])

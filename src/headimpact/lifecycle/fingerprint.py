@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -100,7 +101,8 @@ class _Module:
 
 
 def _reached(roots: Iterable[str], stop: Stop, source: Path) -> dict[str, _Module]:
-    files = _files(source)
+    package = _package(source)
+    files = package.files
     stopped = stop if callable(stop) else frozenset(stop).__contains__
     waiting = list(roots)
     for root in waiting:
@@ -112,13 +114,49 @@ def _reached(roots: Iterable[str], stop: Stop, source: Path) -> dict[str, _Modul
         name = waiting.pop()
         if name in reached or name not in files:
             continue
-        # By its content and not by its time: a file that is saved twice within one tick of the clock is read twice.
-        module = reached[name] = _read(files[name].read_bytes(), files[name], name)
+        module = reached[name] = package.module(name)
         for needed in module.needed:
             if needed not in files:
                 raise InputError(f"{files[name]} imports {needed}, which has no file.")
         waiting += [imported for imported in module.needed | module.possible if not stopped(imported)]
     return reached
+
+
+class _Package:
+    """The files of the package, listed at one moment; each is read when it is first asked for."""
+
+    def __init__(self, source: Path) -> None:
+        self.files = _files(source)
+        self._modules: dict[str, _Module] = {}
+
+    def module(self, name: str) -> _Module:
+        if name not in self._modules:
+            path = self.files[name]
+            # By its content and not by its time: a file that is saved twice within one tick of the clock is read twice.
+            self._modules[name] = _read(path.read_bytes(), path, name)
+        return self._modules[name]
+
+
+_held: dict[Path, _Package] | None = None
+
+
+@contextmanager
+def as_it_is() -> Iterator[None]:
+    """In the block, each file of the package is looked at once: what is edited meanwhile counts the next time."""
+    global _held
+    before, _held = _held, {}
+    try:
+        yield
+    finally:
+        _held = before
+
+
+def _package(source: Path) -> _Package:
+    if _held is None:
+        return _Package(source)
+    if source not in _held:
+        _held[source] = _Package(source)
+    return _held[source]
 
 
 def _files(source: Path) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """The DVC graph, through DVC's own library: what is stale, building it, recording a result, locks.
 
-The library and not the command: its errors have types, and ``core.no_scm`` can be set for one call.
+The library and not the command: its errors have types, and ``core.no_scm`` can be set for one call. Reading the graph
+takes longer than most questions to it: within :func:`opened` it is read once, and again only when its files change.
 """
 
 import logging
@@ -13,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from headimpact.errors import InputError
+from headimpact.lifecycle import layout
 
 INTERRUPTED = 130
+# What the stages, and what they were made from, are read from.
+_FILES = (
+    layout.PARAMS,
+    *(path.with_suffix(suffix) for path in (layout.GRAPH, layout.JOBS) for suffix in (".yaml", ".lock")),
+)
 
 
 @contextmanager
@@ -36,10 +43,63 @@ def _set_variables(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
+class _Graph:
+    """A Repo of DVC, and the stages that were read with it.
+
+    Its decorated methods have no types of use, nor have its stages.
+    """
+
+    def __init__(self, repo: Any) -> None:
+        self.repo = repo
+        self._content: dict[Path, bytes] | None = None
+        self._stages: dict[str, Any] = {}
+        self._edges: Any = None
+
+    def stage(self, name: str) -> Any:
+        """A stage as its files describe it now; nothing may be changed in it but by :func:`commit`."""
+        self._read()
+        if name not in self._stages:
+            return self.repo.stage.collect(name)[0]  # raises what DVC has to say
+        return self._stages[name]
+
+    def with_upstream(self, names: Sequence[str]) -> list[Any]:
+        """Stages, and everything upstream of them."""
+        from dvc.repo.graph import collect_pipeline
+
+        found = {stage.addressing: stage for name in names for stage in collect_pipeline(self.stage(name), self._edges)}
+        return list(found.values())
+
+    def _read(self) -> None:
+        from dvc.repo.index import Index
+
+        # By their content and not by their times: a file can be written twice within one tick of the clock.
+        content = {path: path.read_bytes() for path in _FILES if path.is_file()}
+        if content != self._content:
+            index = Index.from_repo(self.repo)
+            self._stages, self._edges = {stage.addressing: stage for stage in index.stages}, index.graph
+            self._content = content
+
+
+_shared: list[_Graph] = []
+
+
+@contextmanager
+def opened() -> Iterator[None]:
+    """Whatever is asked in the block is asked of one Repo and one reading."""
+    with _open() as graph:
+        _shared.append(graph)
+        try:
+            yield
+        finally:
+            _shared.remove(graph)
+
+
 def stale(targets: Sequence[str]) -> list[str]:
     """Those of ``targets`` and of everything upstream of them that ``dvc status`` names."""
-    with _open() as repo:
-        return sorted(repo.status(targets=list(targets), with_deps=True))
+    from dvc.repo import lock_repo
+
+    with _open() as graph, lock_repo(graph.repo):
+        return sorted(name for stage in graph.with_upstream(targets) for name in stage.status(check_updates=True))
 
 
 def reproduce(targets: Sequence[str] | None = None) -> int:
@@ -50,24 +110,36 @@ def reproduce(targets: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: a stage was interrupted.
     """
     logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)  # lists files to add to git
+    logging.getLogger("dvc.stage").addFilter(_is_about_work)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # The stages say `python`: it is to be this one. They open runs of their own.
-    with environment(PATH=path, MLFLOW_RUN_ID=None), _open() as repo:
-        return len(repo.reproduce(targets=list(targets) if targets else None))
+    with environment(PATH=path, MLFLOW_RUN_ID=None), _open() as graph:
+        return len(graph.repo.reproduce(targets=list(targets) if targets else None))
+
+
+def _is_about_work(record: logging.LogRecord) -> bool:
+    return "didn't change, skipping" not in record.getMessage()
 
 
 def commit(stage: str) -> None:
     """``dvc commit -f``: take what lies on the disk as the result of ``stage``."""
-    with _open() as repo:
-        repo.commit(stage, force=True)
+    from dvc.repo import lock_repo
+    from dvc.stage.serialize import to_lockfile
+
+    with _open() as graph, lock_repo(graph.repo):
+        described = graph.stage(stage)
+        described.save()
+        described.commit()
+        known = described.dvcfile.lockfile_contents.get("stages", {}).get(described.name)
+        if to_lockfile(described)[described.name] != known:  # writing dvc.lock takes a second: it reads it anew
+            described.dvcfile.dump_stages([described], update_pipeline=False)
 
 
 def inputs(stage: str) -> dict[str, Any]:
     """What ``stage`` depends on at this moment: the digest of each file, the value of each parameter."""
-    with _open() as repo:
-        (described,) = repo.stage.collect(stage)
-        described.save_deps(allow_missing=True)
-        return {str(dependency): dependency.hash_info.value for dependency in described.deps}
+    with _open() as graph:
+        described = graph.stage(stage)
+        return {str(found): found.get_hash().value if found.exists else None for found in described.deps}
 
 
 @contextmanager
@@ -79,7 +151,8 @@ def locked(read: Sequence[Path], write: Sequence[Path]) -> Iterator[None]:
     """
     from dvc.rwlock import rwlock
 
-    with _open() as repo:
+    with _open() as graph:
+        repo = graph.repo
         paths = [[str(path.absolute()) for path in group] for group in (read, write)]
         hardlink = repo.config["core"].get("hardlink_lock", False)
         with rwlock(repo.tmp_dir, repo.fs, " ".join(sys.argv), paths[0], paths[1], hardlink):
@@ -87,16 +160,26 @@ def locked(read: Sequence[Path], write: Sequence[Path]) -> Iterator[None]:
 
 
 @contextmanager
-def _open() -> Iterator[Any]:  # a Repo; its decorated methods have no types of use
+def _open() -> Iterator[_Graph]:
+    with _errors_told():
+        if _shared:
+            yield _shared[-1]
+            return
+        from dvc.repo import Repo
+
+        root = Path.cwd()
+        in_git = any((folder / ".git").exists() for folder in (root, *root.parents))
+        with Repo(str(root), config=None if in_git else {"core": {"no_scm": True}}) as repo:
+            yield _Graph(repo)
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
     from dvc.exceptions import DvcException, ReproductionError
     from dvc.lock import LockError
-    from dvc.repo import Repo
 
-    root = Path.cwd()
-    in_git = any((folder / ".git").exists() for folder in (root, *root.parents))
     try:
-        with Repo(str(root), config=None if in_git else {"core": {"no_scm": True}}) as repo:
-            yield repo
+        yield
     except LockError as error:
         raise InputError(f"Another command is at work on the same files; wait until it has ended.\n{error}") from error
     except ReproductionError as error:

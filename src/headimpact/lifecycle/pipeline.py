@@ -54,17 +54,18 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
     if _first_of(_RANKS, 0):
         return [function(name)(config, job)]  # the first process of several does what follows
     code.refresh(config)
-    work = (name, job)
-    jobs.enter([work], config)
-    verify(work, config)
-    build_upstream(work, config)
-    summaries = [_run(work, config, overridden, function(name))]
-    if following := STEPS[name].then:
-        # What it reads has just been made, perhaps with other values than those of params.yaml.
-        after = (following, job)
-        jobs.enter([after], config)
-        build([above for above in jobs.upstream(after, config) if above[0] == following], config)
-        summaries.append(_run(after, config, overridden, function(following)))
+    with graph.opened():
+        work = (name, job)
+        jobs.enter([work], config)
+        verify(work, config)
+        build_upstream(work, config)
+        summaries = [_run(work, config, overridden, function(name))]
+        if following := STEPS[name].then:
+            # What it reads has just been made, perhaps with other values than those of params.yaml.
+            after = (following, job)
+            jobs.enter([after], config)
+            build([above for above in jobs.upstream(after, config) if above[0] == following], config)
+            summaries.append(_run(after, config, overridden, function(following)))
     return summaries
 
 

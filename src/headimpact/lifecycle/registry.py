@@ -58,6 +58,7 @@ class Step:
         code: modules that its result depends on, with nothing that they import; None: all that it imports.
         as_it_is: it shows what is there: when a person runs it, nothing is made first.
         shares: several processes (``accelerate launch``) can share its work.
+        datasets: the values of ``dataset`` for which it has something to do; None: all.
     """
 
     name: str
@@ -76,11 +77,16 @@ class Step:
     code: tuple[str, ...] | None = None
     as_it_is: bool = False
     shares: bool = False
+    datasets: tuple[str, ...] | None = None
 
     @property
     def module(self) -> str:
         """Its file; its function is ``run``."""
         return f"headimpact.lifecycle.steps.{self.name}"
+
+    def needed_for(self, dataset: str) -> bool:
+        """It has something to do for a dataset."""
+        return self.datasets is None or dataset in self.datasets
 
     @property
     def runs_base(self) -> bool:
@@ -104,6 +110,7 @@ STEPS: dict[str, Step] = {
             values=("coco", "dataset", "published"),
             untracked=("download",),
             in_git=True,
+            datasets=("coco", "published"),
         ),
         Step(
             "ground",
@@ -116,6 +123,7 @@ STEPS: dict[str, Step] = {
             in_git=True,
             code=("data.annotators", "data.grounding", "lifecycle.steps.ground", "lifecycle.steps.model_pass"),
             shares=True,
+            datasets=("coco",),
         ),
         Step(
             "segment",
@@ -128,6 +136,7 @@ STEPS: dict[str, Step] = {
             in_git=True,
             code=("data.annotators", "data.segmentation", "lifecycle.steps.segment", "lifecycle.steps.model_pass"),
             shares=True,
+            datasets=("coco",),
         ),
         Step(
             "data",

@@ -12,12 +12,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
 from filelock import FileLock
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[reportAttributeAccessIssue]
@@ -25,9 +24,13 @@ from mlflow.entities import Metric, Param, Run
 
 from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json
-from headimpact.lifecycle import serving
 from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
+
+if TYPE_CHECKING:  # most runs register nothing and draw nothing
+    from matplotlib.figure import Figure
+
+    from headimpact.lifecycle import serving
 
 EXPERIMENT = "head-impact"
 STAGE = "DVC_STAGE"
@@ -225,7 +228,7 @@ def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference
     mlflow.log_metrics({name: float(value) for name, value in values.items()})
 
 
-def log_figure(figure: Figure, name: str) -> None:
+def log_figure(figure: "Figure", name: str) -> None:
     """Log a figure as an artifact."""
     mlflow.log_figure(figure, name)
 
@@ -301,7 +304,7 @@ def registered_name(model: str) -> str:
 def register(
     adapter: Path,
     description: str,
-    limits: serving.Limits,
+    limits: "serving.Limits",
     requirements: Path = Path("requirements.txt"),
     package: Path = Path(__file__).parents[1],
 ) -> int:
@@ -346,10 +349,12 @@ def _log_model(
     adapter: Path,
     name: str,
     header: Mapping[str, Any],
-    limits: serving.Limits,
+    limits: "serving.Limits",
     requirements: Path,
     package: Path,
 ) -> str:
+    from headimpact.lifecycle import serving
+
     base = Path(header["source"])
     artifacts = {"adapter": adapter, **({"base": base} if _is_small_folder(base) else {})}
     with warnings.catch_warnings():

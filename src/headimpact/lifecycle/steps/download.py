@@ -11,7 +11,7 @@ from headimpact.files import digest_file, digest_folder, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.sources import nothing_to_do, release
+from headimpact.lifecycle.steps.sources import release
 from headimpact.lifecycle.summary import Summary
 
 # COCO's archive of annotations has 241 MB.
@@ -22,9 +22,7 @@ def run(config: Config, job: Job) -> Summary:
     """Fetch the published release and its images, or COCO's captions and images; what is there is kept."""
     if config.dataset == "published":
         return _tracked(config, _fetch_published, {"published": config.published.model_dump()})
-    if config.dataset == "coco":
-        return _tracked(config, _fetch_coco, {"coco": config.coco.model_dump()})
-    return nothing_to_do("download", config)
+    return _tracked(config, _fetch_coco, {"coco": config.coco.model_dump()})
 
 
 def _tracked(config: Config, function: Callable[[Config], tuple[str, list[tuple[str, str]]]], values: dict) -> Summary:

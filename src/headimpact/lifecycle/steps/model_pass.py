@@ -10,7 +10,6 @@ from headimpact.files import digest_file, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Ground, Segment
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.sources import nothing_to_do
 from headimpact.lifecycle.summary import Summary
 
 
@@ -48,8 +47,6 @@ class Account:
 def run(model_pass: ModelPass, config: Config, account: Callable[[Path], Account]) -> Summary:
     """Let a model go through the dataset coco, in as many processes as were launched; the first tracks it."""
     step = model_pass.step
-    if config.dataset != "coco":
-        return nothing_to_do(step, config)
     processes = launched(config.compute.device)
     if processes.rank:
         _annotate(model_pass, processes)

@@ -9,7 +9,10 @@ from headimpact.lifecycle.summary import Summary
 
 
 def nothing_to_do(step: str, config: Config) -> Summary:
-    """What download, ground and segment do for a dataset that does not need them."""
+    """What download, ground and segment do for a dataset that does not need them (``Step.datasets``).
+
+    Such a run is not tracked, and needs nothing that takes time to import: it comes before every ``data``.
+    """
     write_json(layout.made(step), {"digest": None})
     return Summary(step, [("nothing to do", f"the dataset {config.dataset} does not need it")])
 
