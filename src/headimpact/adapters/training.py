@@ -4,6 +4,7 @@ MLflow."""
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -124,11 +125,19 @@ class Training:
         done = (step - warmup) / max(1, self.total_steps - warmup)
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
+    @cached_property
+    def _orders(self) -> dict[int, list[Sample]]:
+        """The order of the epoch that was worked on last: to find it takes as long as several steps."""
+        return {}
+
     def _micro_batches(self, step: int) -> list[Sequence[Sample]]:
         """The images of one optimizer step, in groups of ``batch_images``."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = epoch_order(self.train, self.settings.seed, epoch)
         size = self.settings.batch_images * self.settings.accumulation
-        chosen = epoch_order(self.train, self.settings.seed, epoch)[within * size : (within + 1) * size]
+        chosen = self._orders[epoch][within * size : (within + 1) * size]
         return list(batches(chosen, self.settings.batch_images))
 
     def _optimize(self, step: int) -> float:
