@@ -71,7 +71,7 @@ def test_run_lengths_of_any_text_are_those_of_its_characters_one_by_one():
             expected = character_by_character(counts)
         except ValueError:
             bad += 1
-            with pytest.raises(ValueError, match="must not, a run length beyond|ordinal not in range"):
+            with pytest.raises(ValueError, match=r"must not, a run length beyond|ordinal not in range"):
                 run_lengths(counts)
         else:
             good += 1

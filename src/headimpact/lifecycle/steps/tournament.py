@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
+from headimpact.data.samples import Sample
 from headimpact.devices import choose_device, choose_dtype
 from headimpact.engine.watch import unwatched
 from headimpact.engine.workers import work
@@ -172,31 +175,58 @@ def _train(config: Config, contests: Sequence[Contest]) -> int:
     for task, (trainable, objects) in track(done, len(missing), "tournament"):
         contest.keep(layout.tournament_runs(task.model), task.context, task.run, trainable, objects)
         _state(task).unlink(missing_ok=True)
+    _ground.cache_clear()
     return len(missing)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What all runs of one context have in common."""
+
+    base: Vlm
+    data: cell.TrainingData
+    test: Sequence[Sample]
+
+
+@lru_cache(maxsize=1)
+def _ground(source: str, revision: str | None, device: str, dtype: str, context: str) -> _Ground:
+    """Loaded once a process, and once a model; ``context`` changes where weights or dataset do."""
+    base = loading.load(source, revision, device, dtype)
+    return _Ground(base, cell.TrainingData(read_part("train"), read_part("val")), read_part("test"))
 
 
 def _make(task: Task) -> tuple[int, pd.DataFrame]:
     """Train and evaluate one run: the number of trainable parameters, and the results of every test object."""
     config = task.config
     torch.set_num_threads(task.threads)
-    base = loading.load(config.models[task.model].source, task.revision, config.compute.device, config.compute.dtype)
-    trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, base)
-    objects = evaluate(base, read_part("test"), config.seed, config.evaluate.batch_images, unwatched)
+    source, compute = config.models[task.model].source, config.compute
+    ground = _ground(source, task.revision, compute.device, compute.dtype, task.context)
+    try:
+        with _adapted(task, ground) as trainable:
+            objects = evaluate(ground.base, ground.test, config.seed, config.evaluate.batch_images, unwatched)
+    except BaseException:
+        _ground.cache_clear()  # the adapter is, perhaps, still on it
+        raise
     return trainable, objects
 
 
-def _adapt(task: Task, base: Vlm) -> int:
+@contextmanager
+def _adapted(task: Task, ground: _Ground) -> Iterator[int]:
+    """Within the block the base carries the run's adapter; gives the number of its trainable parameters."""
+    if task.run == contest.ORIGINAL:
+        yield 0
+        return
     settings = lora.LoraSettings(**task.config.lora.model_dump())
     train = _train_settings(task.config, task.run.seed)
-    fingerprint = cell.training_fingerprint(base, task.run.adapted, settings, train, {"context": task.context})
-    data = cell.TrainingData(read_part("train"), read_part("val"))
+    fingerprint = cell.training_fingerprint(ground.base, task.run.adapted, settings, train, {"context": task.context})
     try:
         peft_model, _ = cell.train_adapter(
-            base, task.run.adapted, settings, train, data, _state(task), fingerprint, unwatched
+            ground.base, task.run.adapted, settings, train, ground.data, _state(task), fingerprint, unwatched
         )
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
-    return lora.count_parameters(peft_model).trainable
+    yield lora.count_parameters(peft_model).trainable
+    lora.detach(peft_model)
 
 
 def _state(task: Task) -> Path:
