@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headimpact.data import masks
 from headimpact.data.coco import annotation_path, images_path
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.files import as_json, atomic_file
@@ -59,13 +60,14 @@ def _image(sample: Sample, root: Path) -> dict[str, Any]:
 
 
 def _annotation(sample: Sample, obj: KeyObject) -> dict[str, Any]:
+    rle = obj.rle
     return {
         "id": obj.id,
         "image_id": sample.id,
         "category_id": _CATEGORY["id"],
-        "segmentation": obj.rle,
-        "bbox": list(obj.bbox),
-        "area": obj.area,
+        "segmentation": rle,
+        "bbox": list(masks.bounding_box(rle)),
+        "area": masks.count_pixels(rle),
         "iscrowd": 0,
         "score": obj.score,
         "phrase": obj.phrase,
