@@ -66,6 +66,33 @@ def test_an_adapter_comes_back_as_it_was(folders):
     assert torch.equal(logits(base), adapted)
 
 
+def state_of(base: Vlm) -> dict[str, tuple[str, bytes]]:
+    """Every module of a base by name: of what type, and the bytes of its own weights."""
+    return {
+        name: (
+            f"{type(module)} {list(vars(module))}",
+            b"".join(p.detach().numpy().tobytes() for p in module.parameters(recurse=False)),
+        )
+        for name, module in base.model.named_modules()
+    }
+
+
+def test_a_base_is_what_it_was_when_its_adapter_is_gone(folders):
+    root, original, adapted = folders
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
+    before = state_of(base)
+    for seed, layers in ((5, LAYERS), (6, [0, 2])):  # PEFT warns where an adapter is there already
+        peft_model = lora.attach(base, layers, SETTINGS, seed=seed)
+        stir(peft_model)
+        assert not torch.equal(logits(base), original)
+        lora.detach(peft_model)
+        assert state_of(base) == before
+        assert torch.equal(logits(base), original)
+    peft_model = lora.attach(base, LAYERS, SETTINGS, seed=5)
+    stir(peft_model)
+    assert torch.equal(logits(base), adapted)
+
+
 def test_peft_alone_loads_it(folders):
     """The base through transformers and the adapter through PEFT, nothing of this project but the inputs."""
     root, _, adapted = folders

@@ -274,6 +274,18 @@ def shown_by(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return steps
 
 
+def test_the_order_is_found_once_an_epoch(start, monkeypatch):
+    run = start(batch_images=2, epochs=3)
+    run.train = shells(*range(1, 15))
+    asked: list[int] = []
+    monkeypatch.setattr(training, "epoch_order", lambda *given: asked.append(given[2]) or epoch_order(*given))
+    shown = [[s.id for group in run._micro_batches(step) for s in group] for step in range(run.total_steps)]
+    assert asked == [0, 1, 2]
+    assert shown[7] == [sample.id for sample in epoch_order(run.train, 0, 1)][:2]
+    # A run that goes on in the middle of an epoch takes up its order.
+    assert [s.id for group in run._micro_batches(9) for s in group] == shown[9]
+
+
 # ---- one step
 
 

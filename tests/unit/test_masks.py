@@ -37,7 +37,52 @@ def test_run_lengths_of_any_mask_are_read_as_they_were_written(seed):
     obj = key_object(1, "noise", mask, 1.0)
     flat = np.concatenate([[False], mask.T.ravel()])
     starts = np.flatnonzero(np.diff(flat.astype(int)))
-    assert run_lengths(obj.rle["counts"]) == np.diff([0, *starts, mask.size]).tolist()
+    assert run_lengths(obj.rle["counts"]).tolist() == np.diff([0, *starts, mask.size]).tolist()
+
+
+def character_by_character(counts: str) -> list[int]:
+    """As rleFrString in maskApi.c."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError(counts)
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError(counts)
+    return runs
+
+
+def test_run_lengths_of_any_text_are_those_of_its_characters_one_by_one():
+    rng = np.random.default_rng(0)
+    good = bad = 0
+    for index in range(4000):
+        numbers = rng.integers(48, 112, size=index % 17)
+        counts = "".join(map(chr, numbers)) + ("", "", "", "0", "o" * 6 + "0", "o" * 7 + "0", "/", "p", "é")[index % 9]
+        try:
+            expected = character_by_character(counts)
+        except ValueError:
+            bad += 1
+            with pytest.raises(ValueError, match=r"must not, a run length beyond|ordinal not in range"):
+                run_lengths(counts)
+        else:
+            good += 1
+            assert run_lengths(counts).tolist() == expected
+    assert min(good, bad) > 500
+
+
+def test_run_lengths_of_more_pixels_than_64_bits_are_no_mask(folder):
+    counts = "oooooo?" * 6 + "0" * 30_000  # differences of nothing: runs of 2**34 - 1 that come again and again
+    assert sum(character_by_character(counts)) > 2**48
+    refuses(folder, segmentation({"size": [HEIGHT, WIDTH], "counts": counts}), "do not decode to 20x12 pixels")
 
 
 def test_polygons_and_plain_run_lengths_are_read_too(folder):

@@ -122,6 +122,14 @@ def attach(
     return peft_model
 
 
+def detach(peft_model: PeftModel) -> None:
+    """Take an adapter off the base that :func:`attach` put it on: its modules are again what they were.
+
+    Only that its weights are frozen remains; the next adapter would freeze them, too.
+    """
+    peft_model.unload()
+
+
 def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSettings, seed: int) -> PeftModel:
     """Put fresh LoRA adapters on single heads, given as (layer, head), and freeze everything else.
 

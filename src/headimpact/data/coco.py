@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from headimpact.data import masks
 from headimpact.data.images import MAX_PIXELS, too_large
+from headimpact.data.json_lists import Entry, UnevenJsonError, walk
 from headimpact.data.problems import DataError, Problem, Reporter, refuse, reporting
 from headimpact.data.samples import KeyObject, Sample, object_of_rle
 from headimpact.files import leaves_folder
 
 PARTS = ("impact", "train", "val", "test")
+_LISTS = ("images", "annotations")
 
 _NEEDED = (
     "Every image needs id, file_name, width and height; "
@@ -45,7 +48,46 @@ class _Annotation(BaseModel):
     phrase: str = Field(pattern=r"\S")
 
 
+class _ListedImage(NamedTuple):
+    """A well-formed image: :class:`_Image` in a tenth of its memory."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class _ListedObject(NamedTuple):
+    """A well-formed annotation, and its object or what is wrong with its mask; None where its image is unknown."""
+
+    id: int
+    image_id: int
+    object: KeyObject | Problem | None
+
+
+@dataclass
+class _Head:
+    """A COCO JSON but its annotations.
+
+    Attributes:
+        images: the well-formed records of images, as listed.
+        wrong_ids: what the other records of images have as their ids.
+        problems: of these.
+        lists: those of ``_LISTS`` that are there.
+        categories: what the file has under this key.
+        content: all of it, where it cannot be read item by item.
+    """
+
+    images: list[_ListedImage] = field(default_factory=list)
+    wrong_ids: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    lists: set[str] = field(default_factory=set)
+    categories: Any = None
+    content: dict[str, Any] | None = None
+
+
 Record = TypeVar("Record", _Image, _Annotation)
+Listed = TypeVar("Listed", _ListedImage, _ListedObject)
 
 
 def images_path(folder: Path) -> Path:
@@ -74,8 +116,7 @@ def read_image_ids(folder: Path, part: str) -> list[int]:
     Raises:
         InputError: the file is missing or not COCO JSON.
     """
-    path = annotation_path(folder, part)
-    return [image.id for image in _records(path, _load(path, refuse), "images", _Image, refuse)]
+    return [image.id for image in _read_head(annotation_path(folder, part), refuse).images]
 
 
 def read_annotations(path: Path, images: Path, report: Reporter = refuse, lenient: bool = False) -> list[Sample]:
@@ -88,50 +129,99 @@ def read_annotations(path: Path, images: Path, report: Reporter = refuse, lenien
         lenient: where an annotation has no ``phrase``, its ``caption`` or else the name of its category is taken;
             where it has no ``score``, 1.
     """
-    content = _load(path, report)
-    if lenient:
-        content["annotations"] = _fill_in(content)
-    image_of = _by_id(path, "image", _records(path, content, "images", _Image, report), report)
-    objects = _read_objects(path, content, image_of, report)
+    head = _read_head(path, report)
+    image_of = {image.id: image for image in _unique(path, "image", head.images, report)}
+    head.images.clear()
+    objects = _read_objects(path, head, image_of, report, lenient)
     samples = []
     for image in image_of.values():
         with reporting(report):
             file = _image_file(images, path, image)
-            samples.append(Sample(image.id, file, image.width, image.height, tuple(objects[image.id])))
+            samples.append(Sample(image.id, file, image.width, image.height, tuple(objects.pop(image.id, ()))))
     return samples
 
 
 def _read_objects(
-    path: Path, content: Mapping[str, Any], image_of: Mapping[int, _Image], report: Reporter
+    path: Path, head: _Head, image_of: Mapping[int, _ListedImage], report: Reporter, lenient: bool
 ) -> dict[int, list[KeyObject]]:
-    """The objects of each image. What belongs to an ill-formed record of an image cannot be judged."""
-    listed_ids = {str(record.get("id")) for record in content["images"] if isinstance(record, dict)}
-    objects: dict[int, list[KeyObject]] = {image_id: [] for image_id in image_of}
-    annotations = _records(path, content, "annotations", _Annotation, report)
-    for annotation in _by_id(path, "annotation", annotations, report).values():
-        name = f"annotation {annotation.id} of image {annotation.image_id}"
-        if annotation.image_id in image_of:
-            with reporting(report):
-                obj = _read_object(path, name, annotation, image_of[annotation.image_id])
-                objects[annotation.image_id].append(obj)
-        elif str(annotation.image_id) not in listed_ids:
+    """The objects of each image that has any. What belongs to an ill-formed record of an image cannot be judged."""
+    raw = _read_annotations(path, head)
+    listed = [
+        _ListedObject(annotation.id, annotation.image_id, _judge(path, annotation, image_of))
+        for annotation in _records(path, _fill_in(head, raw) if lenient else raw, "annotations", _Annotation, report)
+    ]
+    objects: dict[int, list[KeyObject]] = {}
+    for item in _unique(path, "annotation", listed, report):
+        if isinstance(item.object, KeyObject):
+            objects.setdefault(item.image_id, []).append(item.object)
+        elif item.object is not None:
+            report(item.object)
+        elif str(item.image_id) not in head.wrong_ids:
+            name = f"annotation {item.id} of image {item.image_id}"
             report(Problem(path, name, "the file lists no such image", "Add the image or remove the annotation."))
     return objects
 
 
-def _load(path: Path, report: Reporter) -> dict[str, Any]:
-    """The content of a COCO JSON: at least lists of images and of annotations, empty after a problem."""
+def _judge(path: Path, annotation: _Annotation, image_of: Mapping[int, _ListedImage]) -> KeyObject | Problem | None:
+    if (image := image_of.get(annotation.image_id)) is None:
+        return None
+    try:
+        return _read_object(path, f"annotation {annotation.id} of image {image.id}", annotation, image)
+    except DataError as error:
+        return error.problem
+
+
+def _read_head(path: Path, report: Reporter) -> _Head:
+    """A COCO JSON but its annotations; without what has a problem."""
     if not path.is_file():
         report(Problem(path, "", "does not exist", "Run `headimpact data`."))
-        return {"images": [], "annotations": []}
-    content = load_dictionary(path, _NEEDED, report)
-    if content is None:
-        return {"images": [], "annotations": []}
-    for key in ("images", "annotations"):
-        if not isinstance(content.get(key), list):
+        return _Head(content={})
+    try:
+        head = _head(path, walk(path, _LISTS))
+    except (OSError, UnevenJsonError):
+        content = load_dictionary(path, _NEEDED, report)
+        if content is None:
+            return _Head(content={})
+        head = _head(path, _entries(content))
+        head.content = content
+    for key in _LISTS:
+        if key not in head.lists:
             report(Problem(path, "", f"has no list of {key}", _NEEDED))
-            content[key] = []
-    return content
+    for problem in head.problems:
+        report(problem)
+    return head
+
+
+def _head(path: Path, entries: Iterable[Entry]) -> _Head:
+    head = _Head()
+
+    def images() -> Iterator[Any]:
+        for key, index, value in entries:
+            if index is None and key in _LISTS and isinstance(value, list):
+                head.lists.add(key)
+            elif key == "categories":
+                head.categories = value
+            elif key == "images" and index is not None:
+                yield value
+
+    for image in _records(path, images(), "images", _Image, head.problems.append, head.wrong_ids):
+        head.images.append(_ListedImage(image.id, image.file_name, image.width, image.height))
+    return head
+
+
+def _entries(content: Mapping[str, Any]) -> Iterator[Entry]:
+    """A dictionary as :func:`walk` gives it."""
+    for key, value in content.items():
+        if key in _LISTS and isinstance(value, list):
+            yield key, None, []
+            yield from ((key, index, item) for index, item in enumerate(value))
+        else:
+            yield key, None, value
+
+
+def _read_annotations(path: Path, head: _Head) -> Iterator[Any]:
+    entries = walk(path, _LISTS) if head.content is None else _entries(head.content)
+    return (value for key, index, value in entries if key == "annotations" and index is not None)
 
 
 def load_dictionary(path: Path, advice: str, report: Reporter) -> dict[str, Any] | None:
@@ -151,48 +241,55 @@ def load_dictionary(path: Path, advice: str, report: Reporter) -> dict[str, Any]
     return content
 
 
-def _fill_in(content: Mapping[str, Any]) -> list[Any]:
+def _fill_in(head: _Head, annotations: Iterable[Any]) -> Iterator[Any]:
     """The annotations, with a phrase and a score where they have none."""
-    categories = content.get("categories")
-    listed = [item for item in categories if isinstance(item, dict)] if isinstance(categories, list) else []
+    categories = head.categories if isinstance(head.categories, list) else []
+    listed = [item for item in categories if isinstance(item, dict)]
     names = {str(category.get("id")): category.get("name") for category in listed}
-    filled = []
-    for annotation in content["annotations"]:
+    for annotation in annotations:
         if isinstance(annotation, dict):
             name = annotation.get("caption", names.get(str(annotation.get("category_id"))))
             annotation = {"score": 1.0, **({} if name is None else {"phrase": name}), **annotation}
-        filled.append(annotation)
-    return filled
+        yield annotation
 
 
 def _records(
-    path: Path, content: Mapping[str, Any], key: str, model: type[Record], report: Reporter
+    path: Path,
+    raw: Iterable[Any],
+    key: str,
+    model: type[Record],
+    report: Reporter,
+    wrong_ids: set[str] | None = None,
 ) -> Iterator[Record]:
-    """The well-formed records of a list; every wrong field of the others is reported once."""
-    for index, raw in enumerate(content[key]):
+    """The well-formed records of the list ``key``; every wrong field of the others is reported once, and what they
+    have as an id is added to ``wrong_ids``."""
+    for index, item in enumerate(raw):
         try:
-            yield model.model_validate(raw)
+            yield model.model_validate(item)
         except ValidationError as error:
+            if wrong_ids is not None and isinstance(item, dict):
+                wrong_ids.add(str(item.get("id")))
             # A field that may be of several kinds has an error for each.
             wrong = {".".join(map(str, e["loc"][:1])): e["msg"] for e in reversed(error.errors())}
-            for field in reversed(wrong):
-                name = f"{key}.{index}.{field}" if field else f"{key}.{index}"
-                report(Problem(path, name, wrong[field], _NEEDED))
+            for place in reversed(wrong):
+                name = f"{key}.{index}.{place}" if place else f"{key}.{index}"
+                report(Problem(path, name, wrong[place], _NEEDED))
 
 
-def _by_id(path: Path, kind: str, records: Iterable[Record], report: Reporter) -> dict[int, Record]:
+def _unique(path: Path, kind: str, listed: list[Listed], report: Reporter) -> Iterator[Listed]:
     """Records by ascending id; of those with the same id the first, and the others reported."""
-    unique: dict[int, Record] = {}
-    for record in sorted(records, key=lambda record: record.id):
-        if record.id in unique:
+    listed.sort(key=lambda record: record.id)
+    before = None
+    for record in listed:
+        if record.id == before:
             advice = f"Give each {kind} an id of its own."
             report(Problem(path, f"{kind} {record.id}", "its id is there twice", advice))
         else:
-            unique[record.id] = record
-    return unique
+            before = record.id
+            yield record
 
 
-def _image_file(images: Path, annotations: Path, image: _Image) -> Path:
+def _image_file(images: Path, annotations: Path, image: _ListedImage) -> Path:
     """Where an image lies. Judged by name alone: DVC may have put links into the folder."""
     name = f"image {image.id}"
     if leaves_folder(image.file_name):
@@ -204,7 +301,7 @@ def _image_file(images: Path, annotations: Path, image: _Image) -> Path:
     return images / PurePosixPath(image.file_name)
 
 
-def _read_object(path: Path, name: str, annotation: _Annotation, image: _Image) -> KeyObject:
+def _read_object(path: Path, name: str, annotation: _Annotation, image: _ListedImage) -> KeyObject:
     """An object, measured anew from its mask in any of COCO's three forms.
 
     Raises:

@@ -1,12 +1,13 @@
 """Masks as COCO writes them: run lengths (RLE), compressed to text or plain, and polygons."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from pycocotools import mask as _pycocotools_mask
 
 from headimpact.data.problems import DataError, Problem
@@ -17,7 +18,8 @@ _codec: Any = _pycocotools_mask
 MAX_OUTLINE = 1_000_000
 """Pixels along all polygons of an object: each of them costs memory."""
 
-_MAX_SHIFT = 30  # bits: five more are read
+# Numbers of at most seven characters: any but the last say that another follows.
+_RUN_LENGTHS = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
 
 
 def encode(mask: Bool[np.ndarray, "height width"]) -> dict[str, Any]:
@@ -63,17 +65,27 @@ def from_run_lengths(
         what = f"the mask is {width}x{height} pixels, its image {image_width}x{image_height}"
         advice = "Make a mask of the image's size, or correct the image's width and height."
         raise DataError(Problem(path, record, what, advice))
-    try:
-        runs = run_lengths(counts) if isinstance(counts, str) else counts
-    except ValueError:
-        runs = []
     # pycocotools itself decodes runs of another total to whatever the memory holds.
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
+    if _pixels(counts) != height * width:
         what = f"the mask's run lengths do not decode to {width}x{height} pixels"
         raise DataError(Problem(path, record, what, "Encode the mask anew with pycocotools.mask.encode."))
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts}
     return _with_text(_codec.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width))
+
+
+def _pixels(counts: str | Sequence[int]) -> int | None:
+    """Pixels of all runs together; None where they are no run lengths."""
+    if not isinstance(counts, str):
+        return None if any(run < 0 for run in counts) else sum(counts)
+    try:
+        runs = run_lengths(counts)
+    except ValueError:
+        return None
+    if (runs < 0).any():
+        return None
+    # More than 64 bits hold, perhaps, where they are no mask.
+    return int(runs.sum()) if int(runs.max(initial=0)) * len(runs) < 2**63 else sum(runs.tolist())
 
 
 def from_polygons(
@@ -107,28 +119,28 @@ def _with_text(rle: Mapping[str, Any]) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def run_lengths(counts: str) -> list[int]:
+def run_lengths(counts: str) -> Int[np.ndarray, " runs"]:
     """Run lengths, column by column, off and on by turns, of COCO's text (rleFrString in maskApi.c).
+
+    A number is written in characters of six bits, the lowest first: five of the number and one that says that more
+    follow. From the fourth on a run is written as what it differs by from the last but one.
 
     Raises:
         ValueError: it is malformed.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} is no part of run lengths")
-        if shift > _MAX_SHIFT:
-            raise ValueError("a run length is larger than any image")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("the last run length is cut off")
+    characters = counts.encode("ascii")
+    if not _RUN_LENGTHS.fullmatch(characters):
+        raise ValueError("it holds a character that it must not, a run length beyond 35 bits, or half of one")
+    if not characters:
+        return np.zeros(0, dtype=np.int64)
+    bits = np.frombuffer(characters, dtype=np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(bits < 32)  # character of each number
+    lengths = last + 1
+    lengths[1:] -= lengths[:-1].copy()
+    first = last + 1 - lengths
+    places = np.arange(len(bits)) - np.repeat(first, lengths)
+    runs = np.add.reduceat((bits & 31) << 5 * places, first)
+    runs -= (bits[last] >> 4) << 5 * lengths  # negative where the highest bit is set
+    for chain in (runs[1::2], runs[2::2]):
+        np.cumsum(chain, out=chain)
     return runs

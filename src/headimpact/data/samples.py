@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,38 @@ from headimpact.data import masks
 from headimpact.data.images import open_image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KeyObject:
     """An object of an image and its phrase.
 
+    There may be hundreds of thousands of them in memory: what follows from the mask is not kept beside it.
+
     Attributes:
-        rle: the mask as pycocotools' compressed run lengths: ``{"size": [height, width], "counts": text}``.
-        bbox: left, top, width, height of the mask, in pixels.
-        area: pixels of the mask.
+        size: height and width of the mask.
+        counts: its run lengths, column by column, compressed as in pycocotools.
         score: confidence of the mask, in [0, 1].
     """
 
     id: int
     phrase: str
-    rle: Mapping[str, Any]
-    bbox: tuple[float, float, float, float]
-    area: int
+    size: tuple[int, int]
+    counts: bytes
     score: float
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The mask as COCO JSON has it: ``{"size": [height, width], "counts": text}``."""
+        return {"size": list(self.size), "counts": self.counts.decode("ascii")}
+
+    @property
+    def bbox(self) -> tuple[float, float, float, float]:
+        """Left, top, width, height of the mask, in pixels."""
+        return masks.bounding_box(self.rle)
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return masks.count_pixels(self.rle)
 
     def mask(self) -> Bool[np.ndarray, "height width"]:
         """The object's pixels."""
@@ -38,11 +54,11 @@ class KeyObject:
     @property
     def shows_something(self) -> bool:
         """Whether the mask tells some pixels of its image from others: it is neither empty nor the whole image."""
-        height, width = self.rle["size"]
+        height, width = self.size
         return 0 < self.area < height * width
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """An image with its objects."""
 
@@ -69,11 +85,10 @@ def key_object(object_id: int, phrase: str, mask: Bool[np.ndarray, "height width
 
 def object_of_rle(object_id: int, phrase: str, rle: Mapping[str, Any], score: float) -> KeyObject:
     """An object from compressed run lengths that are known to be good (``masks.from_run_lengths`` sees to it)."""
-    return KeyObject(
-        id=object_id,
-        phrase=phrase,
-        rle=rle,
-        bbox=masks.bounding_box(rle),
-        area=masks.count_pixels(rle),
-        score=score,
-    )
+    return KeyObject(object_id, phrase, _size(*rle["size"]), rle["counts"].encode("ascii"), score)
+
+
+# Most images of a dataset are of a few sizes.
+@lru_cache(maxsize=4096)
+def _size(height: int, width: int) -> tuple[int, int]:
+    return height, width

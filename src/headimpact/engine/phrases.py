@@ -1,6 +1,7 @@
 """Images and their phrases in, losses and log-probabilities out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,15 +14,22 @@ from headimpact.vlm.base import Vlm
 from headimpact.vlm.tokengrid import TokenGrid
 
 
-def captions(vlm: Vlm) -> Prepare[None]:
-    """Prepares the caption of every object of an image."""
+@dataclass(frozen=True)
+class _Captions:
+    """Two of the same base are equal: what one has prepared and the engine has kept serves the other."""
 
-    def prepare(sample: Sample, grid: TokenGrid) -> Prepared[None] | None:
+    vlm: Vlm
+
+    def __call__(self, sample: Sample, grid: TokenGrid) -> Prepared[None] | None:
+        vlm = self.vlm
         if not sample.objects:
             return None
         return Prepared(sample, [vlm.tokenize(vlm.caption(obj.phrase), grid) for obj in sample.objects], None)
 
-    return prepare
+
+def captions(vlm: Vlm) -> Prepare[None]:
+    """Prepares the caption of every object of an image."""
+    return _Captions(vlm)
 
 
 @torch.inference_mode()

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from headimpact.errors import InputError
 from headimpact.vlm import attention, decoder
-from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, ImageText
+from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, TokenizedConversation
 from headimpact.vlm.geometry import Geometry
+from headimpact.vlm.options import OptionTokens
 from headimpact.vlm.packing import Batch, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
+from headimpact.vlm.tokenizing import ImageText
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Vlm(ABC):
         self.chat = ChatFormat(
             tokenizer, template or self.own_template, self.image_placeholder, self.image_token, source
         )
+        self._options = OptionTokens(self.chat)
         model.eval()
 
     # ---- family facts
@@ -217,8 +219,7 @@ class Vlm(ABC):
         Raises:
             InputError: the template does not place the image or the answer, or the text contains an image token.
         """
-        tokens = self.chat.tokenize(conversation, self._image_text(grid))
-        return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, tokens.answer, tokens.target)
+        return self._with_positions(self.chat.tokenize(conversation, self._image_text(grid)), grid)
 
     def prompt(self, user: str, grid: TokenGrid) -> Tokens:
         """Tokenise a user turn, ready to be continued by the assistant; answer and target are empty.
@@ -226,9 +227,12 @@ class Vlm(ABC):
         Raises:
             InputError: the template does not place the image, or the text contains an image token.
         """
-        tokens = self.chat.tokenize_text(self.render(user, None), self._image_text(grid))
+        tokens = self.chat.texts.tokenize(self.render(user, None), self._image_text(grid))
         none = torch.empty(0, dtype=torch.long)
         return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, none, none)
+
+    def _with_positions(self, tokens: TokenizedConversation, grid: TokenGrid) -> Tokens:
+        return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, tokens.answer, tokens.target)
 
     def _image_text(self, grid: TokenGrid) -> ImageText:
         return ImageText(self.expand_image(grid), grid.tokens)
@@ -236,16 +240,15 @@ class Vlm(ABC):
     def question_tokens(
         self, options: Sequence[str], label: int, grid: TokenGrid
     ) -> tuple[Tokens, Int[Tensor, "options"]]:
-        """Tokenise a question with the true label, and find each label's token in the same place by tokenising
-        the whole conversation with it.
+        """Tokenise a question with the true label, and find each label's token in the same place: the one that the
+        whole conversation has there with that label (:mod:`headimpact.vlm.options`).
 
         Raises:
             InputError: the labels are not one token each in this tokenizer.
         """
-        variants = [self.tokenize(self.question(options, name), grid) for name in OPTION_LABELS[: len(options)]]
-        if any(len(v.target) != 1 or v.target[0] != variants[0].target[0] for v in variants):
-            raise InputError(f"{self.source}: an option label is not a single token of this tokenizer.")
-        return variants[label], torch.stack([v.ids[v.target[0]] for v in variants])
+        variants = [self.question(options, name) for name in OPTION_LABELS[: len(options)]]
+        tokens, labels = self._options.tokenize(variants, label, self._image_text(grid))
+        return self._with_positions(tokens, grid), labels
 
     def embeddings(
         self, batch: Batch, features: Sequence[Float[Tensor, "_ width"]]

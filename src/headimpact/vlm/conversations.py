@@ -14,10 +14,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headimpact.errors import InputError
+from headimpact.vlm.tokenizing import ImageText, TextTokenizer, TokenizedText
 
 OPTION_LABELS = ("A", "B", "C", "D")
-# A character of the private use area: it stands where an answer will be, and no other text has it.
-_ANSWER_MARK = "\ue000"
+# Characters of the private use area: they stand where an answer or the user's text will be, and no other text has them.
+_ANSWER_MARK, _USER_MARK = "\ue000", "\ue001"
 
 
 @dataclass(frozen=True)
@@ -33,38 +34,6 @@ class Conversation:
     user: str
     answer: str
     target: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ImageText:
-    """What stands for one image in a text: its visual tokens, as many as ``tokens``, and the markers around them."""
-
-    text: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class TokenizedText:
-    """A text as tokens.
-
-    Attributes:
-        ids: token ids.
-        visual: indices of the visual tokens.
-        begin: the first character of each token, counted in the text before its image was expanded (right of the image,
-            where all answers are).
-        end: one past the last character of each token, counted likewise.
-    """
-
-    ids: Int[Tensor, "tokens"]
-    visual: Int[Tensor, "visual"]
-    begin: Int[Tensor, "tokens"]
-    end: Int[Tensor, "tokens"]
-
-    def covering(self, first: int, last: int) -> Int[Tensor, "covering"]:
-        """Indices of the tokens that cover any of the characters ``first`` to ``last`` (exclusive), and of those
-        between them: a tokenizer may give a token of white space no characters."""
-        touching = ((self.end > first) & (self.begin < last) & (self.end > self.begin)).nonzero()[:, 0]
-        return torch.arange(int(touching[0]), int(touching[-1]) + 1) if len(touching) else touching
 
 
 @dataclass(frozen=True)
@@ -101,6 +70,19 @@ class RenderedConversation:
 
 
 @dataclass(frozen=True)
+class ChatFrame:
+    """What a chat template writes around the user's text and around the answer, where it repeats both as they are."""
+
+    before: str
+    between: str
+    after: str
+
+    def fill(self, user: str, answer: str) -> str:
+        """The conversation as text."""
+        return f"{self.before}{user}{self.between}{answer}{self.after}"
+
+
+@dataclass(frozen=True)
 class ChatFormat:
     """How one checkpoint writes a conversation about an image.
 
@@ -119,15 +101,37 @@ class ChatFormat:
     source: str
 
     @cached_property
+    def texts(self) -> TextTokenizer:
+        """Tokenises what the template writes."""
+        return TextTokenizer(self.tokenizer, self.image_placeholder, self.image_token, self.source)
+
+    @property
     def image_token_id(self) -> int:
         """Token id of one visual token's place."""
-        return self.tokenizer.convert_tokens_to_ids(self.image_token)
+        return self.texts.image_token_id
 
     @cached_property
     def special_ids(self) -> Int[Tensor, "special"]:
         """Ids of the tokens that are no text: marks of turns, ends, images."""
         added = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
         return torch.tensor(sorted({*added, *self.tokenizer.all_special_ids}), dtype=torch.long)
+
+    @cached_property
+    def frame(self) -> ChatFrame | None:
+        """What the template writes around marks in the place of both texts; None where it does not repeat each once."""
+        try:
+            text = self.render(_USER_MARK, _ANSWER_MARK)
+        except InputError:
+            return None
+        before, _, rest = text.partition(_USER_MARK)
+        between, mark, after = rest.partition(_ANSWER_MARK)
+        once = mark and text.count(_USER_MARK) == text.count(_ANSWER_MARK) == 1
+        return ChatFrame(before, between, after) if once else None
+
+    def frame_of(self, user: str, answer: str, text: str) -> ChatFrame | None:
+        """The frame of a conversation whose rendered ``text`` is nothing but that around both texts, as they are."""
+        frame = None if _ANSWER_MARK in user else self.frame
+        return frame if frame and text == frame.fill(user, answer) else None
 
     def render(self, user: str, answer: str | None) -> str:
         """The conversation as text with the image's placeholder; up to the answer's start where it is None.
@@ -151,39 +155,22 @@ class ChatFormat:
 
     def render_answer(self, user: str, answer: str) -> RenderedConversation:
         """The conversation as text, and where its answer is: found by a mark in the answer's place, because the
-        answer's own text may occur before it and behind it, and a template may trim it.
+        answer's own text may occur before it and behind it, and a template may trim it. Where the text is the
+        template's frame around both texts as they are, the mark's place is known without rendering once more.
 
         Raises:
             InputError: as for :meth:`render`, or the template does not repeat the answer once, as it is.
         """
         text = self.render(user, answer)
-        before, _, after = self.render(user, _ANSWER_MARK).partition(_ANSWER_MARK)
+        if frame := self.frame_of(user, answer, text):
+            before, after = f"{frame.before}{user}{frame.between}", frame.after
+        else:
+            before, _, after = self.render(user, _ANSWER_MARK).partition(_ANSWER_MARK)
         written = text[len(before) : len(text) - len(after)]
         if text != before + written + after or written.strip() != answer.strip():
             raise InputError(f"{self.source}: the chat template does not repeat the answer {answer!r} once, as it is.")
         start = len(before) + len(written) - len(written.lstrip())
         return RenderedConversation(text, start, start + len(written.strip()), len(answer) - len(answer.lstrip()))
-
-    def tokenize_text(self, text: str, image: ImageText) -> TokenizedText:
-        """A rendered text as tokens, with ``image`` in its placeholder's place.
-
-        Raises:
-            InputError: the text has no placeholder, or an image token of its own.
-        """
-        before, placeholder, after = text.partition(self.image_placeholder)
-        if not placeholder:
-            raise InputError(f"{self.source}: the chat template places no image ({self.image_placeholder}).")
-        head = before + image.text
-        encoding = self.tokenizer(
-            head + after, add_special_tokens=False, return_offsets_mapping=True, return_tensors="np"
-        )
-        ids = torch.from_numpy(encoding["input_ids"][0])
-        begin, end = torch.from_numpy(encoding["offset_mapping"][0]).unbind(1)
-        visual = (ids == self.image_token_id).nonzero()[:, 0]
-        if len(visual) != image.tokens:
-            raise InputError(f"The text must not contain {self.image_token}: it stands for a part of the image.")
-        shift = len(head) - len(before) - len(placeholder)
-        return TokenizedText(ids, visual, begin - shift, end - shift)
 
     def tokenize(self, conversation: Conversation, image: ImageText) -> TokenizedConversation:
         """A whole conversation as tokens; answer and target are found by character offsets, whatever the tokenizer
@@ -194,7 +181,12 @@ class ChatFormat:
             InputError: the template does not place the image or the answer, or the text contains an image token.
         """
         rendered = self.render_answer(conversation.user, conversation.answer)
-        tokens = self.tokenize_text(rendered.text, image)
+        return self.locate(conversation, rendered, self.texts.tokenize(rendered.text, image))
+
+    def locate(
+        self, conversation: Conversation, rendered: RenderedConversation, tokens: TokenizedText
+    ) -> TokenizedConversation:
+        """A conversation of which text and tokens are known, with its answer and target."""
         closing = (torch.isin(tokens.ids, self.special_ids) & (tokens.begin >= rendered.stop)).nonzero()[:, 0]
         stop = int(tokens.end[closing[0]]) if len(closing) else rendered.stop
         return TokenizedConversation(

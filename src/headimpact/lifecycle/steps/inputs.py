@@ -31,20 +31,24 @@ def load_engine(config: Config, job: Job) -> Engine:
             f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
             f"or go on with the new ones: headimpact identify --model {job.model}"
         )
-    return engine_of(config, base)
+    return engine_of(engine_settings(config), base)
 
 
-def engine_of(config: Config, base: Vlm) -> Engine:
-    """A base on its device, with the settings of ``compute``."""
+def engine_of(settings: EngineSettings, base: Vlm) -> Engine:
+    """A base on its device; what is kept of it on disk lies in the project."""
+    return Engine(base, settings, folder=layout.FROZEN, tell=lambda text: print(text, flush=True))
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """What ``compute`` says of how much at a time."""
     compute = config.compute
-    settings = EngineSettings(
+    return EngineSettings(
         batch_tokens=compute.batch_tokens,
         workers=compute.workers,
         prefetch=compute.prefetch,
         memory_mb=compute.memory_mb,
         disk_mb=compute.disk_mb,
     )
-    return Engine(base, settings, folder=layout.FROZEN, tell=lambda text: print(text, flush=True))
 
 
 def read_part(part: str) -> list[Sample]:

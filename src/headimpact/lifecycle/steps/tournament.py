@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import torch
 
 from headimpact.adapters import cell, lora
 from headimpact.adapters.training import TrainSettings
+from headimpact.data.samples import Sample
 from headimpact.devices import choose_device, choose_dtype
-from headimpact.engine.forward import Engine
+from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.engine.watch import unwatched
 from headimpact.engine.workers import work
 from headimpact.errors import InputError
@@ -23,7 +26,7 @@ from headimpact.files import atomic_file, digest_file, read_json, write_json
 from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, engine_of, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, engine_of, engine_settings, read_part
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.lifecycle.summary import Summary
 from headimpact.report import figures
@@ -172,32 +175,62 @@ def _train(config: Config, contests: Sequence[Contest]) -> int:
     for task, (trainable, objects) in track(done, len(missing), "tournament"):
         contest.keep(layout.tournament_runs(task.model), task.context, task.run, trainable, objects)
         _state(task).unlink(missing_ok=True)
+    _ground.cache_clear()
     return len(missing)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What all runs of one context have in common."""
+
+    engine: Engine
+    data: cell.TrainingData
+    test: Sequence[Sample]
+
+
+@lru_cache(maxsize=1)
+def _ground(
+    source: str, revision: str | None, device: str, dtype: str, settings: EngineSettings, context: str
+) -> _Ground:
+    """Loaded once a process, and once a model; ``context`` changes where weights or dataset do."""
+    engine = engine_of(settings, loading.load(source, revision, device, dtype))
+    return _Ground(engine, cell.TrainingData(read_part("train"), read_part("val")), read_part("test"))
 
 
 def _make(task: Task) -> tuple[int, pd.DataFrame]:
     """Train and evaluate one run: the number of trainable parameters, and the results of every test object."""
-    config = task.config
     torch.set_num_threads(task.threads)
-    base = loading.load(config.models[task.model].source, task.revision, config.compute.device, config.compute.dtype)
-    engine = engine_of(config, base)
-    trainable = 0 if task.run == contest.ORIGINAL else _adapt(task, engine)
-    objects = evaluate(engine, read_part("test"), config.seed, unwatched)
+    source, compute = task.config.models[task.model].source, task.config.compute
+    settings = engine_settings(task.config)
+    ground = _ground(source, task.revision, compute.device, compute.dtype, settings, task.context)
+    try:
+        with _adapted(task, ground) as trainable:
+            objects = evaluate(ground.engine, ground.test, task.config.seed, unwatched)
+    except BaseException:
+        _ground.cache_clear()  # the adapter is, perhaps, still on it
+        raise
     return trainable, objects
 
 
-def _adapt(task: Task, engine: Engine) -> int:
+@contextmanager
+def _adapted(task: Task, ground: _Ground) -> Iterator[int]:
+    """Within the block the base carries the run's adapter; gives the number of its trainable parameters."""
+    if task.run == contest.ORIGINAL:
+        yield 0
+        return
     settings = lora.LoraSettings(**task.config.lora.model_dump())
     train = _train_settings(task.config, task.run.seed)
-    fingerprint = cell.training_fingerprint(engine.vlm, task.run.adapted, settings, train, {"context": task.context})
-    data = cell.TrainingData(read_part("train"), read_part("val"))
+    fingerprint = cell.training_fingerprint(
+        ground.engine.vlm, task.run.adapted, settings, train, {"context": task.context}
+    )
     try:
         peft_model, _ = cell.train_adapter(
-            engine, task.run.adapted, settings, train, data, _state(task), fingerprint, unwatched
+            ground.engine, task.run.adapted, settings, train, ground.data, _state(task), fingerprint, unwatched
         )
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
-    return lora.count_parameters(peft_model).trainable
+    yield lora.count_parameters(peft_model).trainable
+    lora.detach(peft_model)
 
 
 def _state(task: Task) -> Path:
