@@ -30,7 +30,7 @@ def config(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         bases.save(fresh("idefics3", seed), tmp_path / name)
     values = yaml.safe_load((project_root / "params.yaml").read_text())
     values["models"] = {name: {"source": name, "revision": None} for name in ("one", "two")}
-    values["train"] |= {"epochs": 1, "batch_images": 2, "accumulation": 1, "lr": 1.0e-2}
+    values["train"] |= {"epochs": 1, "batch_images": 2, "lr": 1.0e-2}
     values["model"], values["grid"]["models"], values["tournament"]["models"] = "one", ["one"], ["one", "two"]
     values["compute"] |= {"device": "cpu", "dtype": "float32"}
     yield Config.model_validate(values)
@@ -59,7 +59,7 @@ def test_a_base_is_loaded_once_and_every_run_is_what_it_is_alone(config, loads):
     assert loads == ["one"] * len(RUNS)
     tournament._ground.cache_clear()
     loads.clear()
-    for run in (*RUNS, *RUNS[::-1]):
+    for run in (*RUNS, *RUNS[::-1], RUNS[2], ORIGINAL):
         trainable, objects = tournament._make(task(config, run))
         tournament._state(task(config, run)).unlink(missing_ok=True)
         assert trainable == alone[run.key][0]
