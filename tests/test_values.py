@@ -93,7 +93,7 @@ def test_what_a_stage_lists() -> None:
     assert tracked_keys(STEPS["report"]) == []
     assert tracked_keys(STEPS["identify"]) == ["models"]
     assert tracked_keys(STEPS["finetune"]) == ["compute.dtype", "dataset", "lora", "train"]
-    assert tracked_keys(STEPS["measure"]) == ["compute.dtype", "measure.images", "seed"]
+    assert tracked_keys(STEPS["measure"]) == ["compute.dtype", "measure", "seed"]
     listed = tracked_keys(STEPS["tournament"])
     assert {"lora", "tournament.differences", "tournament.draws", "train.lr"} <= set(listed)
     assert not {"train", "train.seed", "tournament", "tournament.workers"} & set(listed)
