@@ -17,7 +17,7 @@ from headimpact.data import coco
 from headimpact.data.samples import KeyObject, Sample, key_object
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
-from headimpact.impact.scoring import ChanceSettings, Skipped, foreign_coverages, score_images
+from headimpact.impact.scoring import ChanceSettings, OtherObjects, Skipped, score_images
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES
 from headimpact.vlm.tokengrid import token_mask
@@ -136,9 +136,9 @@ def halves(rows: slice, cols: slice, size: tuple[int, int]) -> np.ndarray:
 
 
 def foreign_masks(
-    vlm: Vlm, sample: Sample, obj: KeyObject, everything: list[tuple[int, KeyObject]], draws: int, seed: int = SEED
+    vlm: Vlm, everything: list[Sample], sample: Sample, obj: KeyObject, draws: int, seed: int = SEED
 ) -> torch.Tensor:
-    covered = foreign_coverages(vlm, sample, obj, everything, draws, seed)
+    covered = OtherObjects(everything).coverages(vlm, sample, obj, draws, seed)
     return torch.stack([token_mask(one, THRESHOLD) for one in covered])
 
 
@@ -148,12 +148,11 @@ def test_chance_masks_come_from_other_images_alone(smolvlm):
     top = [key_object(i, "x", halves(slice(0, 64), slice(None), (96, 128)), 1.0) for i in (10, 11)]
     one = Sample(1, Path("none"), 96, 128, tuple(top))
     two = Sample(2, Path("none"), 160, 120, tuple(left))
-    everything = [(sample.id, obj) for sample in (one, two) for obj in sample.objects]
     stretched_left = naive_mask(smolvlm, halves(slice(None), slice(0, 48), (96, 128)))
     stretched_top = naive_mask(smolvlm, halves(slice(0, 60), slice(None), (160, 120)))
     for sample, expected in ((one, stretched_left), (two, stretched_top)):
         for obj in sample.objects:
-            drawn = foreign_masks(smolvlm, sample, obj, everything, 20)
+            drawn = foreign_masks(smolvlm, [one, two], sample, obj, 20)
             assert drawn.shape == (20, len(expected))
             assert (drawn.numpy() == expected).all()
 
@@ -161,11 +160,10 @@ def test_chance_masks_come_from_other_images_alone(smolvlm):
 def test_chance_draws_are_seeded_by_the_object(smolvlm, samples):
     first, second = samples[0], samples[0].objects
     assert len(second) >= 2
-    everything = [(sample.id, obj) for sample in samples for obj in sample.objects]
-    drawn = foreign_masks(smolvlm, first, second[0], everything, 8)
-    assert torch.equal(foreign_masks(smolvlm, first, second[0], everything, 8), drawn)
-    assert not torch.equal(foreign_masks(smolvlm, first, second[1], everything, 8), drawn)
-    assert not torch.equal(foreign_masks(smolvlm, first, second[0], everything, 8, SEED + 1), drawn)
+    drawn = foreign_masks(smolvlm, samples, first, second[0], 8)
+    assert torch.equal(foreign_masks(smolvlm, samples, first, second[0], 8), drawn)
+    assert not torch.equal(foreign_masks(smolvlm, samples, first, second[1], 8), drawn)
+    assert not torch.equal(foreign_masks(smolvlm, samples, first, second[0], 8, SEED + 1), drawn)
 
 
 def test_one_image_has_no_chance_level(smolvlm, samples):
