@@ -55,15 +55,18 @@ def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Placement, 
     data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
     test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
     before = evaluate(engine, test, 0, unwatched)
-    steps = []
+    steps, firsts = [], []
 
     def watch(items, total, what):
         steps.append((total, what))
-        return items
+        for item in items:
+            firsts.append(engine.first)
+            yield item
 
     peft_model, history = cell.train_adapter(engine, chosen, LORA, TRAIN, data, tmp_path / "state", "same", watch)
     assert lora.adapted_modules(peft_model) == sorted(engine.vlm.projections(chosen.layers, LORA.targets))
-    assert engine.first == min(chosen.layers)
+    assert firsts == [min(chosen.layers)]  # what lies below is frozen while the adapter trains ...
+    assert engine.first == 0  # ... and no longer
     assert steps == [(1, "training")]
     assert {measured.metric for measured in history} == {"train/loss", "train/lr", "val/perplexity"}
     after = evaluate(engine, test, 0, unwatched)

@@ -192,7 +192,10 @@ def test_nobody_is_told_to_run_the_module(page: Path):
 def produced(path: str) -> bool:
     """Whether a step writes a path, or what is in it, or what it is in; of any model and setup."""
     places = [locate(place, "*", "top-999") for step in STEPS.values() for place in step.writes]
-    patterns = [place.as_posix().replace("top-999", "*") for place in (*places, layout.download("*"), layout.JOBS)]
+    patterns = [
+        place.as_posix().replace("top-999", "*")
+        for place in (*places, layout.download("*"), layout.JOBS, layout.FROZEN)
+    ]
     parts = Path(path).parts
     return any(
         all(fnmatch(part, wanted) for part, wanted in zip(parts, Path(pattern).parts, strict=False))

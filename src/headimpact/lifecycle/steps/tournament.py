@@ -231,7 +231,6 @@ def _adapted(task: Task, ground: _Ground) -> Iterator[int]:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
     yield lora.count_parameters(peft_model).trainable
     lora.detach(peft_model)
-    ground.engine.first = 0
 
 
 def _state(task: Task) -> Path:
