@@ -126,6 +126,8 @@ class Forward(Generic[T]):
 class Engine:
     """A base on its device, and what is kept of it.
 
+    Samples are known by their ids: two of the same id must be the same image.
+
     Attributes:
         vlm: the base, with whatever adapter is attached to it.
         settings: how much at a time.
