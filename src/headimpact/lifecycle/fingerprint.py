@@ -192,6 +192,8 @@ def _parse(content: bytes, path: Path) -> ast.Module:
     except SyntaxError as error:
         place = str(path) if error.lineno is None else f"{path}:{error.lineno}"
         raise InputError(f"{place}: cannot be read as Python: {error.msg}.") from None
+    except ValueError as error:  # null bytes, before Python 3.11.4
+        raise InputError(f"{path}: cannot be read as Python: {error}.") from None
 
 
 class _Tree:
