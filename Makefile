@@ -18,6 +18,8 @@ finetune: .venv/installed
 
 check test: export HF_HUB_OFFLINE := 1
 check test: export OMP_NUM_THREADS := 1
+# Empty is unset: what dozens of processes import is compiled once.
+check test: export PYTHONDONTWRITEBYTECODE :=
 check test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 check: TESTS = tests/unit -m "not slow"
 check test: .venv/installed-dev
