@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_EXPERIMENT_NAME := head-impact
 
-.PHONY: finetune check test write clean
+.PHONY: finetune check test types tests write clean
 
 finetune: .venv/installed
 	mlflow run . -e finetune -P setup=top-4 --env-manager local
@@ -21,12 +21,18 @@ check test: export OMP_NUM_THREADS := 1
 # Empty is unset: what dozens of processes import is compiled once.
 check test: export PYTHONDONTWRITEBYTECODE :=
 check test: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
-check: TESTS = tests/unit -m "not slow"
+# One process for the tests, since pyright runs beside it.
+check: TESTS = -n 0 tests/unit -m "not slow"
 check test: .venv/installed-dev
 	ruff format --check .
 	ruff check .
-	pyright
 	PYTHONPATH=src lint-imports --no-cache
+	$(MAKE) --no-print-directory --jobs 2 types tests TESTS='$(TESTS)'
+
+types:
+	pyright
+
+tests:
 	pytest -n auto --dist worksteal $(TESTS)
 
 write: .venv/installed

@@ -1,0 +1,38 @@
+"""What the code takes from transformers, by where it stands.
+
+The package's own __init__ names every model there is: reading them all was half of pyright's time.
+"""
+
+__version__: str
+from transformers.modeling_utils import AttentionInterface as AttentionInterface
+from transformers.modeling_utils import PreTrainedModel as PreTrainedModel
+from transformers.models.auto.configuration_auto import AutoConfig as AutoConfig
+from transformers.models.auto.image_processing_auto import AutoImageProcessor as AutoImageProcessor
+from transformers.models.auto.tokenization_auto import AutoTokenizer as AutoTokenizer
+from transformers.models.florence2.modeling_florence2 import (
+    Florence2ForConditionalGeneration as Florence2ForConditionalGeneration,
+)
+from transformers.models.florence2.processing_florence2 import Florence2Processor as Florence2Processor
+from transformers.models.idefics3.configuration_idefics3 import Idefics3Config as Idefics3Config
+from transformers.models.idefics3.image_processing_pil_idefics3 import (
+    Idefics3ImageProcessorPil as Idefics3ImageProcessorPil,
+)
+from transformers.models.idefics3.modeling_idefics3 import (
+    Idefics3ForConditionalGeneration as Idefics3ForConditionalGeneration,
+)
+from transformers.models.llama.configuration_llama import LlamaConfig as LlamaConfig
+from transformers.models.paligemma.configuration_paligemma import PaliGemmaConfig as PaliGemmaConfig
+from transformers.models.paligemma.modeling_paligemma import (
+    PaliGemmaForConditionalGeneration as PaliGemmaForConditionalGeneration,
+)
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig as Qwen2VLConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil as Qwen2VLImageProcessorPil,
+)
+from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    Qwen2VLForConditionalGeneration as Qwen2VLForConditionalGeneration,
+)
+from transformers.models.sam2.modeling_sam2 import Sam2Model as Sam2Model
+from transformers.models.siglip.configuration_siglip import SiglipVisionConfig as SiglipVisionConfig
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil as SiglipImageProcessorPil
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast as PreTrainedTokenizerFast
