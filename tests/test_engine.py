@@ -227,10 +227,7 @@ def test_gradients_are_those_of_all_layers(vlm: Vlm, samples: list[Sample], firs
         prepare = captions(base)
         for _ in range(rounds):
             adapter.zero_grad()
-            images = list(engine.load(samples, prepare))
-            backward(engine, images, lambda loss: loss.backward())
-            for image in images:
-                engine.keep(image, prepare)
+            backward(engine, engine.load(samples, prepare, keep=True), lambda loss: loss.backward())
         assert (engine.frozen.found > 0) == (rounds > 1)
         return {name: p.grad for name, p in adapter.named_parameters() if p.requires_grad and p.grad is not None}
 
@@ -268,14 +265,21 @@ def test_an_image_is_read_once_in_a_process(
     smolvlm: Vlm, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, prepare = Engine(smolvlm, first=3), captions(smolvlm)
-    images = list(engine.load(samples, prepare))
-    before = list(phrase_nll(engine, images))
-    for image in images:
-        engine.keep(image, prepare)
+    before = list(phrase_nll(engine, engine.load(samples, prepare, keep=True)))
     monkeypatch.setattr(Sample, "image", lambda sample: pytest.fail("it was read again"))
     monkeypatch.setattr(smolvlm.chat.__class__, "tokenize", lambda *_: pytest.fail("it was tokenised again"))
     again = list(phrase_nll(engine, engine.load(samples[::-1], prepare)))
     assert {obj.id: nll for _, obj, nll, _ in again} == {obj.id: nll for _, obj, nll, _ in before}
+
+
+def test_images_loaded_ahead_go_through_the_vision_tower_once(
+    smolvlm: Vlm, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(smolvlm)
+    images = list(engine.load(samples, captions(smolvlm)))
+    before = list(phrase_nll(engine, images))
+    monkeypatch.setattr(smolvlm.__class__, "image_features", lambda *_: pytest.fail("it was seen again"))
+    assert list(phrase_nll(engine, images)) == before
 
 
 def test_features_are_kept_on_disk_from_process_to_process(

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -262,13 +262,25 @@ def test_a_run_that_goes_on_within_an_epoch_shows_what_is_left_of_it(start, part
     assert steps == [[sample.id] for sample in epoch_order(run.train, 0, 1)[1:]]
 
 
+def test_images_without_objects_are_left_out(parts, tmp_path):
+    train, val = parts
+    nothing = dataclasses.replace(train[0], id=10**6, objects=())
+    run = prepare(([nothing, *train], [*val, nothing]), tmp_path / "state")
+    assert ([s.id for s in run.train], [s.id for s in run.val]) == ([s.id for s in train], [s.id for s in val])
+
+
 def shown_by(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The ids of the images of every step from now on."""
     steps, real = [], run._optimize
 
-    def optimize(images: list[Loaded[None]]) -> float:
-        steps.append([image.prepared.sample.id for image in images])
-        return real(images)
+    def optimize(images: Iterator[Loaded[None]]) -> float:
+        steps.append([])
+        return real(followed(images))
+
+    def followed(images: Iterator[Loaded[None]]) -> Iterator[Loaded[None]]:
+        for image in images:
+            steps[-1].append(image.prepared.sample.id)
+            yield image
 
     monkeypatch.setattr(run, "_optimize", optimize)
     return steps

@@ -88,12 +88,12 @@ class Training:
         checkpoint: Path,
         fingerprint: str,
     ):
-        if not train or not val:
+        self.train = [sample for sample in train if sample.objects]
+        self.val = [sample for sample in val if sample.objects]
+        if not self.train or not self.val:
             raise InputError("Training needs images with objects in both parts, train and val: one has none.")
         self.engine = engine
         self.captions = captions(engine.vlm)
-        self.train = train
-        self.val = val
         self.settings = settings
         self.checkpoint = checkpoint
         self.fingerprint = fingerprint
@@ -128,15 +128,16 @@ class Training:
         done = (step - warmup) / max(1, self.total_steps - warmup)
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _images(self, step: int) -> Iterator[list[Loaded[None]]]:
-        """The images of every optimizer step from ``step`` to the end."""
+    def _images(self, step: int) -> Iterator[Iterator[Loaded[None]]]:
+        """The images of every optimizer step from ``step`` to the end; those of one are taken before the next ones."""
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self.settings.batch_images
         while epoch < self.settings.epochs:
             order = epoch_order(self.train, self.settings.seed, epoch)[within * size :]
-            loaded = self.engine.load(order, self.captions)
-            while images := list(islice(loaded, size)):
-                yield images
+            loaded = self.engine.load(order, self.captions, keep=True)
+            for _ in range(0, len(order), size):
+                yield islice(loaded, size)
+            next(loaded, None)  # keeps the last one
             epoch, within = epoch + 1, 0
 
     def _backward(self, loss: Tensor) -> None:
@@ -153,7 +154,7 @@ class Training:
             if (earlier := before[name]) is not None:
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
 
-    def _optimize(self, images: Sequence[Loaded[None]]) -> float:
+    def _optimize(self, images: Iterable[Loaded[None]]) -> float:
         """One optimizer step; the mean NLL per answer token over all its images."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -165,15 +166,10 @@ class Training:
         self.accelerator.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for image in images:
-            self.engine.keep(image, self.captions)
         return nll / answer_tokens
 
     def _validate(self) -> Iterator[Measurement]:
-        images = list(self.engine.load(self.val, self.captions))
-        value = validation_perplexity(self.engine, images)
-        for image in images:
-            self.engine.keep(image, self.captions)
+        value = validation_perplexity(self.engine, self.engine.load(self.val, self.captions, keep=True))
         best = min(self._validations(), default=math.inf)
         if self.step > 0 and value < best:
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}

@@ -157,12 +157,14 @@ class Engine:
 
     # ---- from files to prepared images
 
-    def load(self, samples: Sequence[Sample], prepare: Prepare[T]) -> Iterator[Loaded[T]]:
+    def load(self, samples: Sequence[Sample], prepare: Prepare[T], keep: bool = False) -> Iterator[Loaded[T]]:
         """Read and prepare images, in their order; of one that was kept nothing is read again.
 
         Args:
             samples: the images.
             prepare: says what there is to say about one.
+            keep: they come round again with an equal ``prepare``, so keep what was prepared of each that the device
+                has seen by the time that the next one is asked for.
 
         Raises:
             InputError: an image cannot be read, or as ``prepare``.
@@ -178,6 +180,8 @@ class Engine:
             if loaded is None:
                 continue
             yield loaded
+            if keep and kept[sample.id] is None:
+                self._keep(loaded, prepare)
 
     def _load(self, sample: Sample, prepare: Prepare[T]) -> Loaded[T] | None:
         prepared = prepare(sample, self.vlm.grid(sample.width, sample.height))
@@ -188,11 +192,10 @@ class Engine:
             return Loaded(prepared, key, None)
         return Loaded(prepared, key, self.vlm.encode_image(sample.image()))
 
-    def keep(self, loaded: Loaded[T], prepare: Prepare[T]) -> None:
-        """Keep a prepared image whose features are kept, for the next time it comes round."""
-        prepared = loaded.prepared
-        if not self.frozen.has(_features_key(loaded.key)) or self.memory.get((prepare, prepared.sample.id)):
+    def _keep(self, loaded: Loaded[T], prepare: Prepare[T]) -> None:
+        if not self.frozen.has(_features_key(loaded.key)):
             return
+        prepared = loaded.prepared
         size = sum(tokens.ids.nbytes + tokens.positions.nbytes for tokens in prepared.conversations)
         self.memory.put((prepare, prepared.sample.id), Loaded(prepared, loaded.key, None), size)
 
@@ -200,12 +203,15 @@ class Engine:
 
     def see(self, loaded: Loaded[T]) -> Seen[T]:
         """Put an image through the vision tower, alone, so that its features do not depend on its company."""
-        if loaded.encoded is None:
+        if loaded.encoded is None or self.frozen.has(_features_key(loaded.key)):
             return Seen(loaded.prepared, loaded.key, None)
+        return Seen(loaded.prepared, loaded.key, self._look(loaded.key, loaded.encoded))
+
+    def _look(self, key: str, encoded: EncodedImage) -> Float[Tensor, "visual width"]:
         with _kept_for_later():
-            (features,) = self.vlm.image_features([loaded.encoded])
-        self.frozen.put(_features_key(loaded.key), features, shared=True)
-        return Seen(loaded.prepared, loaded.key, features)
+            (features,) = self.vlm.image_features([encoded])
+        self.frozen.put(_features_key(key), features, shared=True)
+        return features
 
     def features(self, image: Seen[T]) -> Float[Tensor, "visual width"]:
         """Embeddings of an image's visual tokens."""
@@ -215,10 +221,7 @@ class Engine:
         if kept is not None:
             return kept
         # A file that cannot be read any more: the image is.
-        sample = image.prepared.sample
-        seen = self.see(Loaded(image.prepared, image.key, self.vlm.encode_image(sample.image())))
-        assert seen.features is not None
-        return seen.features
+        return self._look(image.key, self.vlm.encode_image(image.prepared.sample.image()))
 
     def entering(self, image: Seen[T], packed: Packed) -> Float[Tensor, "tokens width"]:
         """The hidden states of one sequence that enter the layer :attr:`first`, computed without any other."""
@@ -269,21 +272,27 @@ class Engine:
             for packed in packing.pack_image(of_image, self.vlm.bidirectional_prompt)
         ]
         values: dict[tuple[int, int], R] = {}
-        while waiting:
+        groups = self._share_out(waiting)
+        while groups:
             # The longest first: where memory is too small, that shows at once.
-            group = packing.forwards([len(packed.ids) for _, packed in waiting], self.batch_tokens)[-1]
-            chosen = [waiting[index] for index in group]
+            chosen = groups[-1]
             forward = Forward(self, window, chosen, packing.join(chosen, conversations))
             try:
                 found = read(forward)
             except torch.OutOfMemoryError as error:
                 self._halve(chosen, window, str(error))
+                groups = self._share_out([sequence for group in groups for sequence in group])
                 continue
             values.update(zip(forward.packed.members, found, strict=True))
-            waiting = [sequence for index, sequence in enumerate(waiting) if index not in set(group)]
+            groups.pop()
         for index, image in enumerate(window):
             of_image = range(len(image.prepared.conversations))
             yield image.prepared, [values[index, conversation] for conversation in of_image]
+
+    def _share_out(self, sequences: Sequence[tuple[int, Packed]]) -> list[list[tuple[int, Packed]]]:
+        """Which sequences go through the decoder together, the shortest first."""
+        lengths = [len(packed.ids) for _, packed in sequences]
+        return [[sequences[index] for index in group] for group in packing.forwards(lengths, self.batch_tokens)]
 
     def _halve(self, chosen: Sequence[tuple[int, Packed]], window: Sequence[Seen[T]], error: str) -> None:
         image, longest = chosen[-1][0], len(chosen[-1][1].ids)

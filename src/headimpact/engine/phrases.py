@@ -1,6 +1,6 @@
 """Images and their phrases in, losses and log-probabilities out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,7 @@ def caption_losses(forward: Forward) -> list[Float[Tensor, "_"]]:
     return [-of_caption for of_caption in log_probs]
 
 
-def backward(engine: Engine, images: Sequence[Loaded[None]], step: Callable[[Tensor], None]) -> tuple[float, int]:
+def backward(engine: Engine, images: Iterable[Loaded[None]], step: Callable[[Tensor], None]) -> tuple[float, int]:
     """The gradient of the summed NLL of the answers' tokens of all captions of a few images.
 
     Args:
@@ -72,8 +72,9 @@ def backward(engine: Engine, images: Sequence[Loaded[None]], step: Callable[[Ten
 
     def read(forward: Forward[None]) -> list[tuple[float, int]]:
         losses = caption_losses(forward)
+        values = [(float(loss.detach().sum()), len(loss)) for loss in losses]
         step(torch.cat(losses).sum())
-        return [(float(loss.detach().sum()), len(loss)) for loss in losses]
+        return values
 
     read_off = [value for _, values in engine.read(images, read) for value in values]
     return sum(nll for nll, _ in read_off), sum(tokens for _, tokens in read_off)
