@@ -14,6 +14,7 @@ from PIL import Image
 from headimpact.data import coco
 from headimpact.data.samples import Sample, key_object
 from headimpact.data.scene_dataset import write_scenes
+from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.engine.phrases import phrase_nll
 from headimpact.evaluation import answers
 from headimpact.evaluation.beside_original import KINDS, SCORES
@@ -92,7 +93,7 @@ def test_answers_are_what_would_be_served(vlm: Vlm, samples: list[Sample]):
         asked = pd.DataFrame([{"image": base64.b64encode(data.getvalue()).decode(), "prompt": prompt}])
         return captioner.predict(PythonModelContext({}, {}), asked, {"max_new_tokens": 8})["text"][0]
 
-    rows = answers.answer_image(vlm, sample, 8)
+    rows = answers.answer_images(engine_of(vlm), [sample], 8)
     assert rows["kind"].tolist() == list(KINDS) * len(sample.objects)
     assert rows["object_id"].tolist() == [obj.id for obj in sample.objects for _ in KINDS]
     whole = {kind: rows.loc[rows["kind"] == kind, ["prompt", "text"]].drop_duplicates() for kind in KINDS[:2]}
@@ -106,6 +107,12 @@ def test_answers_are_what_would_be_served(vlm: Vlm, samples: list[Sample]):
     assert [vars(answers.score(row.answer, row.phrase)) for row in rows.itertuples()] == rows[list(SCORES)].to_dict(
         "records"
     )
+
+
+def test_answers_do_not_depend_on_their_company(vlm: Vlm, samples: list[Sample]):
+    alone = [answers.answer_images(engine_of(vlm), [sample], 8) for sample in samples]
+    together = answers.answer_images(Engine(vlm, EngineSettings(batch_tokens=100_000)), samples, 8)
+    pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True))
 
 
 def test_the_reference_is_the_phrase_of_the_caption(vlm: Vlm, samples: list[Sample]):

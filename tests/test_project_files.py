@@ -146,9 +146,11 @@ def test_make_runs_what_it_says(project_root: Path) -> None:
         return done.stdout.splitlines()
 
     assert dry_run("finetune")[-1] == "mlflow run . -e finetune -P setup=top-4 --env-manager local"
-    checks = dry_run("test")[-5:]
-    assert [line.split()[0] for line in checks] == ["ruff", "ruff", "pyright", "PYTHONPATH=src", "pytest"]
-    assert "-m" not in checks[-1]
-    assert dry_run("check")[-5:-1] == checks[:-1]
-    assert dry_run("check")[-1].endswith('-m "not slow"')
+    *checks, tests = dry_run("test")
+    assert [line.split()[0] for line in checks[-5:]] == ["ruff", "ruff", "PYTHONPATH=src", "make", "pyright"]
+    assert tests.startswith("pytest ")
+    assert "-m" not in tests
+    *quick_checks, quick_tests = dry_run("check")
+    assert [line.split()[0] for line in quick_checks[-5:]] == [line.split()[0] for line in checks[-5:]]
+    assert quick_tests.endswith('-n 0 tests/unit -m "not slow"')
     assert dry_run("write")[-1] == "headimpact write"

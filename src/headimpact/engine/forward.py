@@ -266,43 +266,60 @@ class Engine:
         self, window: Sequence[Seen[T]], read: Callable[[Forward[T]], Sequence[R]]
     ) -> Iterator[tuple[Prepared[T], list[R]]]:
         conversations = [image.prepared.conversations for image in window]
-        waiting = [
+        sequences = [
             (index, packed)
             for index, of_image in enumerate(conversations)
             for packed in packing.pack_image(of_image, self.vlm.bidirectional_prompt)
         ]
         values: dict[tuple[int, int], R] = {}
-        groups = self._share_out(waiting)
-        while groups:
-            # The longest first: where memory is too small, that shows at once.
-            chosen = groups[-1]
-            forward = Forward(self, window, chosen, packing.join(chosen, conversations))
-            try:
-                found = read(forward)
-            except torch.OutOfMemoryError as error:
-                self._halve(chosen, window, str(error))
-                groups = self._share_out([sequence for group in groups for sequence in group])
-                continue
-            values.update(zip(forward.packed.members, found, strict=True))
-            groups.pop()
+
+        def forward(group: Sequence[int]) -> None:
+            chosen = [sequences[index] for index in group]
+            packed = packing.join(chosen, conversations)
+            values.update(zip(packed.members, read(Forward(self, window, chosen, packed)), strict=True))
+
+        lengths = [len(packed.ids) for _, packed in sequences]
+        self.in_groups(lengths, forward, lambda index: f"image {window[sequences[index][0]].prepared.sample.id}")
         for index, image in enumerate(window):
             of_image = range(len(image.prepared.conversations))
             yield image.prepared, [values[index, conversation] for conversation in of_image]
 
-    def _share_out(self, sequences: Sequence[tuple[int, Packed]]) -> list[list[tuple[int, Packed]]]:
-        """Which sequences go through the decoder together, the shortest first."""
-        lengths = [len(packed.ids) for _, packed in sequences]
-        return [[sequences[index] for index in group] for group in packing.forwards(lengths, self.batch_tokens)]
+    def in_groups(
+        self, lengths: Sequence[int], forward: Callable[[Sequence[int]], None], name: Callable[[int], str]
+    ) -> None:
+        """Work through sequences in groups of like length, as many together as :attr:`batch_tokens` allows.
 
-    def _halve(self, chosen: Sequence[tuple[int, Packed]], window: Sequence[Seen[T]], error: str) -> None:
-        image, longest = chosen[-1][0], len(chosen[-1][1].ids)
-        if len(chosen) == 1:
-            raise InputError(
-                f"The device's memory is too small for one sequence of {longest} tokens (image "
-                f"{window[image].prepared.sample.id}): {error}"
-            ) from None
-        self.batch_tokens = longest * (len(chosen) // 2)
-        self.tell(f"The device's memory is too small: from here on at most {self.batch_tokens} tokens in a forward.")
+        Args:
+            lengths: tokens of each sequence.
+            forward: does what there is to do for some sequences, given by their indices. Where the device's memory is
+                too small it is called again with fewer, so it has no effect before it ends.
+            name: of a sequence, for an error.
+
+        Raises:
+            InputError: the device's memory is too small for a single sequence.
+        """
+        groups = packing.forwards(lengths, self.batch_tokens)
+        while groups:
+            # The longest first: where memory is too small, that shows at once.
+            group = groups[-1]
+            try:
+                forward(group)
+            except torch.OutOfMemoryError as error:
+                if len(group) == 1:
+                    raise InputError(
+                        f"The device's memory is too small for one sequence of {lengths[group[0]]} tokens "
+                        f"({name(group[0])}): {error}"
+                    ) from None
+                self._halve(lengths[group[-1]] * (len(group) // 2))
+                left = [index for group in groups for index in group]
+                again = packing.forwards([lengths[index] for index in left], self.batch_tokens)
+                groups = [[left[index] for index in group] for group in again]
+                continue
+            groups.pop()
+
+    def _halve(self, tokens: int) -> None:
+        self.batch_tokens = tokens
+        self.tell(f"The device's memory is too small: from here on at most {tokens} tokens in a forward.")
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

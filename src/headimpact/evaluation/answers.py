@@ -1,6 +1,6 @@
 """Open-ended answers: what a model says of an image and of each object cut out of it, scored against the phrases."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -8,7 +8,9 @@ from PIL import Image
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine.forward import Engine
+from headimpact.engine.generation import generate
 from headimpact.engine.phrases import captions, phrase_nll
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
 
@@ -75,39 +77,54 @@ def cutout(image: Image.Image, obj: KeyObject) -> Image.Image:
     return image.crop(box)
 
 
-def answer_image(vlm: Vlm, sample: Sample, max_new_tokens: int) -> pd.DataFrame:
-    """What a model says of an image, a row for each of ``beside_original.KINDS`` and object, greedily as it is served.
+def answer_images(
+    engine: Engine, samples: Sequence[Sample], max_new_tokens: int, watch: Watch = unwatched
+) -> pd.DataFrame:
+    """What a model says of images, a row for each of ``beside_original.KINDS`` and object, greedily as it is served.
 
     Columns: image_id, object_id, phrase, kind, prompt; ``text`` as generated (of caption and question the same for all
-    objects) and ``answer``, which is scored: the text without the caption's frame; ``beside_original.SCORES``.
+    objects of an image) and ``answer``, which is scored: the text without the caption's frame;
+    ``beside_original.SCORES``.
 
     Args:
-        vlm: the model.
-        sample: the image.
+        engine: the base.
+        samples: the images.
         max_new_tokens: longer answers are cut off.
+        watch: shows the answers.
+
+    Raises:
+        InputError: an image cannot be read.
     """
-    rows = [
-        {"image_id": sample.id, "object_id": obj.id, "phrase": obj.phrase, "kind": kind, "prompt": prompt, "text": text}
-        for obj, kind, prompt, text in _generations(vlm, sample, max_new_tokens)
+    vlm = engine.vlm
+    describe, ask = caption_prompt(vlm), open_question(vlm)
+    asked = [
+        one
+        for sample in samples
+        for one in [(sample, None, describe), (sample, None, ask), *_cutouts(sample, describe)]
     ]
-    texts = [without_frame(vlm, row["text"]) for row in rows]
-    return pd.DataFrame(
-        [row | {"answer": text} | vars(score(text, row["phrase"])) for row, text in zip(rows, texts, strict=True)]
-    )
+    texts = iter(watch(generate(engine, asked, _picture, max_new_tokens), len(asked), "answering"))
+    rows: list[dict[str, object]] = []
+    for sample in samples:
+        whole = {"caption": (describe, next(texts)), "question": (ask, next(texts))}
+        for obj in sample.objects:
+            said = whole | {"cutout": (describe, next(texts))}
+            rows += [_row(vlm, sample, obj, kind, prompt, text) for kind, (prompt, text) in said.items()]
+    return pd.DataFrame(rows)
 
 
-def _generations(vlm: Vlm, sample: Sample, max_new_tokens: int) -> Iterator[tuple[KeyObject, str, str, str]]:
-    """Object, kind, prompt and text."""
-    image, describe, ask = sample.image(), caption_prompt(vlm), open_question(vlm)
+def _cutouts(sample: Sample, prompt: str) -> list[tuple[Sample, KeyObject | None, str]]:
+    return [(sample, obj, prompt) for obj in sample.objects]
 
-    def say(picture: Image.Image, prompt: str) -> str:
-        return vlm.generate(picture, prompt, max_new_tokens=max_new_tokens, do_sample=False)
 
-    whole = {"caption": (describe, say(image, describe)), "question": (ask, say(image, ask))}
-    for obj in sample.objects:
-        for kind, (prompt, text) in whole.items():
-            yield obj, kind, prompt, text
-        yield obj, "cutout", describe, say(cutout(image, obj), describe)
+def _picture(asked: tuple[Sample, KeyObject | None, str]) -> tuple[Image.Image, str]:
+    sample, obj, prompt = asked
+    return cutout(sample.image(), obj) if obj else sample.image(), prompt
+
+
+def _row(vlm: Vlm, sample: Sample, obj: KeyObject, kind: str, prompt: str, text: str) -> dict[str, object]:
+    row = {"image_id": sample.id, "object_id": obj.id, "phrase": obj.phrase, "kind": kind, "prompt": prompt}
+    answer = without_frame(vlm, text)
+    return row | {"text": text, "answer": answer} | vars(score(answer, obj.phrase))
 
 
 def reference_log_prob(engine: Engine, samples: Sequence[Sample]) -> pd.Series:

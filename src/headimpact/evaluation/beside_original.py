@@ -24,7 +24,7 @@ class Answers:
 
     Attributes:
         orders: its questions in every order of their options, as :func:`headimpact.evaluation.orders.table` has them.
-        generated: its answers in its own words, rows of :func:`headimpact.evaluation.answers.answer_image` with the
+        generated: its answers in its own words, rows of :func:`headimpact.evaluation.answers.answer_images` with the
             column ``reference_log_prob``, the same in all rows of an object.
     """
 

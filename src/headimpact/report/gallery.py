@@ -23,7 +23,7 @@ def html(title: str, samples: Sequence[Sample], generated: Mapping[str, pd.DataF
     Args:
         title: its title.
         samples: images that all of ``generated`` are about.
-        generated: by setup the rows of ``answers.answer_image``.
+        generated: by setup the rows of ``answers.answer_images``.
     """
     with TemporaryDirectory() as folder:
         sections = [_section(sample, generated, Path(folder)) for sample in samples]

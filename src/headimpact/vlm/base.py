@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from headimpact.vlm import attention, decoder
+from headimpact.vlm import attention, decoder, native
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, TokenizedConversation
 from headimpact.vlm.geometry import Geometry
 from headimpact.vlm.options import OptionTokens
@@ -327,11 +327,16 @@ class Vlm(ABC):
         softcap = getattr(self.text_config, "final_logit_softcapping", None)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
-    @torch.inference_mode()
     def generate(self, image: Image.Image, prompt: str, **generation: Any) -> str:
         """The assistant's answer to a prompt about an image, by transformers' own ``generate``."""
         encoded = self.encode_image(image)
-        tokens = self.prompt(prompt, encoded.grid)
-        inputs = {key: value.to(self.device) for key, value in self.native_inputs(tokens, encoded).items()}
-        output = self.model.generate(**inputs, **generation)
-        return self.tokenizer.decode(output[0, len(tokens.ids) :], skip_special_tokens=True).strip()
+        (answer,) = self.generate_together([(self.prompt(prompt, encoded.grid), encoded)], **generation)
+        return answer
+
+    @torch.inference_mode()
+    def generate_together(self, prompts: Sequence[tuple[Tokens, EncodedImage]], **generation: Any) -> list[str]:
+        """The same for several prompts, each about an image of its own; the shorter ones are padded on the left."""
+        inputs = native.join([self.native_inputs(tokens, encoded) for tokens, encoded in prompts])
+        output = self.model.generate(**{name: value.to(self.device) for name, value in inputs.items()}, **generation)
+        answers = output[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]

@@ -66,9 +66,13 @@ def _ask(job: Job, engine: Engine, samples: Sequence[Sample], questions: Mapping
 
 
 def _generate(config: Config, job: Job, engine: Engine, samples: Sequence[Sample]) -> pd.DataFrame:
-    limit = config.answer.max_new_tokens
-    followed = track(samples, len(samples), f"answers of {job.model} {job.setup}")
-    generated = pd.concat([answers.answer_image(engine.vlm, sample, limit) for sample in followed], ignore_index=True)
+    name = f"{job.model} {job.setup}"
+    generated = answers.answer_images(
+        engine,
+        samples,
+        config.answer.max_new_tokens,
+        watch=lambda items, total, what: track(items, total, f"{what}: {name}"),
+    )
     return generated.join(answers.reference_log_prob(engine, samples), on="object_id")
 
 
