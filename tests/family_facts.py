@@ -20,9 +20,12 @@ from transformers import (
     Idefics3ImageProcessorPil,
     LlamaConfig,
     PaliGemmaConfig,
+    Qwen2_5_VLConfig,
     Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
     SiglipImageProcessorPil,
+    SmolVLMConfig,
+    SmolVLMImageProcessorPil,
 )
 
 from headimpact.tiny import bases
@@ -152,6 +155,71 @@ def _smolvlm():
     return config, Idefics3ImageProcessorPil(size={"longest_edge": 1536}, max_image_size={"longest_edge": 384})
 
 
+def _tiny_qwen2_5_vl():
+    """Windows of 2 x 2 tokens in two of its vision layers, whole images in the others."""
+    config, tokenizer, image_processor = bases.TINY["tiny-qwen2-vl"]()
+    text, vision = config.text_config, config.vision_config
+    config = Qwen2_5_VLConfig(
+        text_config=text.to_dict() | {"model_type": "qwen2_5_vl_text"},
+        vision_config={
+            "depth": vision.depth,
+            "hidden_size": vision.embed_dim,
+            "intermediate_size": 2 * vision.embed_dim,
+            "out_hidden_size": text.hidden_size,
+            "num_heads": vision.num_heads,
+            "patch_size": vision.patch_size,
+            "window_size": 4 * vision.patch_size,
+            "fullatt_block_indexes": [1, 3],
+            "initializer_range": bases.INITIALIZER_RANGE,
+        },
+        **{name: getattr(config, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
+        tie_word_embeddings=True,
+    )
+    return config, tokenizer, image_processor
+
+
+def _qwen2_5_vl_3b():
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+            "tie_word_embeddings": True,
+        },
+        vision_config={"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048},
+        tie_word_embeddings=True,
+    )
+    _, image_processor = _qwen2_vl_2b()
+    return config, image_processor
+
+
+def _tiny_smolvlm2():
+    config, tokenizer, image_processor = bases.TINY["tiny-smolvlm"]()
+    values = config.to_dict()
+    config = SmolVLMConfig(
+        **{name: values[name] for name in ("image_token_id", "scale_factor", "tie_word_embeddings")},
+        text_config=values["text_config"],
+        vision_config=values["vision_config"] | {"model_type": "smolvlm_vision"},
+    )
+    return config, tokenizer, SmolVLMImageProcessorPil.from_dict(image_processor.to_dict())
+
+
+def _smolvlm2_2b():
+    config, image_processor = _smolvlm()
+    values = config.to_dict()
+    config = SmolVLMConfig(
+        **{name: values[name] for name in ("scale_factor", "tie_word_embeddings")},
+        image_token_id=49190,
+        text_config=values["text_config"] | {"vocab_size": 49280},
+        vision_config=values["vision_config"] | {"model_type": "smolvlm_vision"},
+    )
+    return config, SmolVLMImageProcessorPil.from_dict(image_processor.to_dict())
+
+
 # The chat templates of the real checkpoints, as far as text and images go (PaliGemma's has none).
 QWEN2_VL_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
@@ -200,6 +268,22 @@ FACTS = {
         patches_per_token=4,
         seen=_qwen2_vl_seen,
     ),
+    "qwen2_5_vl": Facts(
+        settings=_tiny_qwen2_5_vl,
+        real_settings=_qwen2_5_vl_3b,
+        template=QWEN2_VL_TEMPLATE,
+        caption="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+        "<image><|vision_end|>What is this photo?<|im_end|>\n<|im_start|>assistant\n"
+        "This is a photo of {phrase}.<|im_end|>\n",
+        layers=36,
+        heads=16,
+        parameters=3_754_622_976,
+        adapted_layer=8 * (2 * 2048 + 2 * (2048 + 256)),
+        grid_at_640x480=TokenGrid(17, 23),
+        visual_tokens={(640, 480): 391, (640, 640): 529, (640, 427): 345, (200, 145): 35},
+        patches_per_token=4,
+        seen=_qwen2_vl_seen,
+    ),
     "idefics3": Facts(
         settings=bases.TINY["tiny-smolvlm"],
         real_settings=_smolvlm,
@@ -209,6 +293,21 @@ FACTS = {
         layers=24,
         heads=32,
         parameters=2_246_272_880,
+        adapted_layer=393_216 // 4,
+        grid_at_640x480=TokenGrid(9, 9, 3, 4),
+        visual_tokens={(640, 480): 1053, (640, 640): 1377, (200, 145): 1053},
+        patches_per_token=9,
+        seen=_idefics3_seen,
+    ),
+    "smolvlm": Facts(
+        settings=_tiny_smolvlm2,
+        real_settings=_smolvlm2_2b,
+        template=SMOLVLM_TEMPLATE,
+        caption="<|im_start|>User:<image>What is this photo?<end_of_utterance>\n"
+        "Assistant: This is a photo of {phrase}.<end_of_utterance>\n",
+        layers=24,
+        heads=32,
+        parameters=2_246_784_880,
         adapted_layer=393_216 // 4,
         grid_at_640x480=TokenGrid(9, 9, 3, 4),
         visual_tokens={(640, 480): 1053, (640, 640): 1377, (200, 145): 1053},

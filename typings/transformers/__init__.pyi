@@ -25,6 +25,9 @@ from transformers.models.paligemma.configuration_paligemma import PaliGemmaConfi
 from transformers.models.paligemma.modeling_paligemma import (
     PaliGemmaForConditionalGeneration as PaliGemmaForConditionalGeneration,
 )
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLForConditionalGeneration as Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig as Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil as Qwen2VLImageProcessorPil,
@@ -35,4 +38,10 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 from transformers.models.sam2.modeling_sam2 import Sam2Model as Sam2Model
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig as SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil as SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import (
+    SmolVLMImageProcessorPil as SmolVLMImageProcessorPil,
+)
+from transformers.models.smolvlm.modeling_smolvlm import (
+    SmolVLMForConditionalGeneration as SmolVLMForConditionalGeneration,
+)
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast as PreTrainedTokenizerFast

@@ -155,6 +155,7 @@ def check(vlm: Vlm) -> None:
             f"{vlm.source}: {vlm.image_token} is token {in_tokenizer} of its tokenizer, and {in_config} in its config. "
             f"The tokenizer belongs to another checkpoint."
         )
+    _check_layers(vlm)
     vlm.check_geometry()
     try:
         encoded = vlm.encode_image(Image.new("RGB", (64, 48)))
@@ -166,6 +167,21 @@ def check(vlm: Vlm) -> None:
             f"{vlm.source}: its image processor gives pixels for {encoded.grid.tokens} tokens, its settings {seen}."
         )
     vlm.tokenize(vlm.caption("dog"), encoded.grid)
+
+
+def _check_layers(vlm: Vlm) -> None:
+    """Whatever a family says: conversations in one sequence see nothing of each other through an attention mask alone.
+
+    Raises:
+        InputError: something else than attention carries values from token to token.
+    """
+    known = {"full_attention", "sliding_attention"}
+    others = sorted(set(getattr(vlm.text_config, "layer_types", None) or ()) - known)
+    if others:
+        raise InputError(
+            f"{vlm.source} is not supported: its decoder has layers of {', '.join(others)}. No head looks at the image "
+            "there, and conversations packed into one sequence would see each other."
+        )
 
 
 def _unreadable(source: str, what: str, error: Exception) -> InputError:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 FAMILIES = {
     "paligemma": "paligemma:PaliGemma2",
     "qwen2_vl": "qwen2_vl:Qwen2Vl",
+    "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
     "idefics3": "idefics3:Idefics3",
+    "smolvlm": "smolvlm:SmolVlm2",
 }
 """By ``model_type`` of config.json: file and class."""
 

@@ -65,6 +65,11 @@ class Qwen2Vl(PhotoPromptVlm):
                     f"{self.source}: {name} is {value} in its image processor's settings and {expected} in its "
                     f"model. The settings belong to another checkpoint."
                 )
+        if "sliding_attention" in self.text_config.layer_types:
+            raise InputError(
+                f"{self.source}: layers of its decoder attend within a window (use_sliding_window), which is not "
+                "supported."
+            )
         smallest, largest = processor.size.shortest_edge, processor.size.longest_edge
         if not processor.do_resize or not smallest or not largest or smallest > largest:
             raise InputError(
