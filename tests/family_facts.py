@@ -15,16 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    Idefics3Config,
-    Idefics3ImageProcessorPil,
-    LlamaConfig,
-    PaliGemmaConfig,
-    Qwen2VLConfig,
-    Qwen2VLImageProcessorPil,
-    SiglipImageProcessorPil,
-)
 
+from headimpact.lifecycle.rehearsal.checkpoints import published
 from headimpact.tiny import bases
 from headimpact.vlm import attention
 from headimpact.vlm.base import EncodedImage, Vlm
@@ -87,71 +79,6 @@ def _idefics3_seen(vlm: Vlm, encoded: EncodedImage):
     return seen.permute(0, 2, 4, 1, 3, 5).reshape(encoded.grid.tokens, -1)
 
 
-def _paligemma2_3b():
-    config = PaliGemmaConfig(
-        vision_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 448,
-            "patch_size": 14,
-            "vision_use_head": False,
-        },
-        text_config={"model_type": "gemma2", "vocab_size": 257216},
-        image_token_index=257152,
-        projection_dim=2304,
-        hidden_size=2304,
-    )
-    return config, SiglipImageProcessorPil(size={"height": 448, "width": 448})
-
-
-def _qwen2_vl_2b():
-    config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": 151936,
-            "hidden_size": 1536,
-            "intermediate_size": 8960,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-            "tie_word_embeddings": True,
-        },
-        vision_config={"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "num_heads": 16},
-        tie_word_embeddings=True,
-    )
-    size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}
-    return config, Qwen2VLImageProcessorPil(size=size)
-
-
-def _smolvlm():
-    config = Idefics3Config(
-        text_config=LlamaConfig(
-            vocab_size=49155,
-            hidden_size=2048,
-            intermediate_size=8192,
-            num_hidden_layers=24,
-            num_attention_heads=32,
-            num_key_value_heads=32,
-            tie_word_embeddings=False,
-        ).to_dict(),
-        vision_config={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-        },
-        scale_factor=3,
-        image_token_id=49153,
-        tie_word_embeddings=False,
-    )
-    return config, Idefics3ImageProcessorPil(size={"longest_edge": 1536}, max_image_size={"longest_edge": 384})
-
-
 # The chat templates of the real checkpoints, as far as text and images go (PaliGemma's has none).
 QWEN2_VL_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
@@ -172,7 +99,7 @@ SMOLVLM_TEMPLATE = (
 FACTS = {
     "paligemma": Facts(
         settings=bases.TINY["tiny-paligemma2"],
-        real_settings=_paligemma2_3b,
+        real_settings=published()["google/paligemma2-3b-mix-448"].settings,
         template=None,
         caption="<image><bos>describe en\n{phrase}<eos>",
         layers=26,
@@ -186,7 +113,7 @@ FACTS = {
     ),
     "qwen2_vl": Facts(
         settings=bases.TINY["tiny-qwen2-vl"],
-        real_settings=_qwen2_vl_2b,
+        real_settings=published()["Qwen/Qwen2-VL-2B-Instruct"].settings,
         template=QWEN2_VL_TEMPLATE,
         caption="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
         "<image><|vision_end|>What is this photo?<|im_end|>\n<|im_start|>assistant\n"
@@ -202,7 +129,7 @@ FACTS = {
     ),
     "idefics3": Facts(
         settings=bases.TINY["tiny-smolvlm"],
-        real_settings=_smolvlm,
+        real_settings=published()["HuggingFaceTB/SmolVLM-Instruct"].settings,
         template=SMOLVLM_TEMPLATE,
         caption="<|im_start|>User:<image>What is this photo?<end_of_utterance>\n"
         "Assistant: This is a photo of {phrase}.<end_of_utterance>\n",

@@ -16,6 +16,7 @@ from headimpact.errors import InputError
 from headimpact.evaluation.metrics import METRICS
 from headimpact.files import read_json
 from headimpact.lifecycle import layout
+from headimpact.lifecycle.rehearsal import outcome
 from headimpact.report import findings
 from headimpact.report.cells import table_of
 from headimpact.report.page import table_markdown
@@ -290,6 +291,17 @@ def _curves(root: Path) -> str:
     return _table(["base", *metrics], rows)
 
 
+# ---- time and memory
+
+
+def _rehearsals(root: Path) -> str:
+    """What rehearsals found, a table a model and device."""
+    found = [outcome.load(path) for path in sorted((root / layout.REHEARSALS).glob("*.json"))]
+    if not found:
+        raise _NotThereError
+    return "\n".join(f"{rehearsed.told}:\n\n{_table(*outcome.table(rehearsed))}" for rehearsed in found)
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of cells that are Markdown."""
     return "".join(f"| {' | '.join(row)} |\n" for row in [columns, ["---"] * len(columns), *rows])
@@ -307,5 +319,6 @@ BLOCKS: dict[str, Block] = {
     "examination": Block(_examination, "report"),
     "answers": Block(_answers, "report"),
     "curves": Block(_curves, "pretrain"),
+    "rehearsals": Block(_rehearsals, "rehearse"),
 }
 """Every block that is written from files, by name."""
