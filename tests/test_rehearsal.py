@@ -1,6 +1,5 @@
 """The rehearsal: true checkpoints with random weights, tried under a clock before anything is fetched."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +34,9 @@ def config(project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # ---- the clock
 
 
-def test_a_part_counts_without_the_parts_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_counts_without_the_parts_within_it() -> None:
     now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    with clock.running(CPU) as times, clock.part("decoder"), clock.part("capture"):
+    with clock.running(CPU, lambda: next(now)) as times, clock.part("decoder"), clock.part("capture"):
         pass
     assert times.seconds == {"other": 1 + 5, "decoder": 2 + 4, "capture": 3}
 
@@ -140,6 +138,7 @@ def test_everything_is_tried_and_kept(config: Config, tmp_path: Path, capsys: py
     assert all(set(run.seconds) == {*parts, "backward"} for run in trained)
     assert all(second >= 0 for run in found.runs for second in run.seconds.values())
     assert all(run.peak > 0 for run in found.runs)
+    assert all(run.processor > 0 for run in found.runs)
     # The first layers' backward is longer; with checkpoints less is kept.
     assert trained[0].planned_seconds < trained[1].planned_seconds < trained[3].planned_seconds
     assert trained[3].planned_peak < trained[1].planned_peak
@@ -173,7 +172,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_every_rehearsal(tmp_path: Path) -> None:
-    run = outcome.Run("score", {"data": 0.5, "vision": 1.5}, 2_000_000_000, 1.0, 1e9)
+    run = outcome.Run("score", {"data": 0.5, "vision": 1.5}, 3.0, 2_000_000_000, 1.0, 1e9)
     found = outcome.Outcome(
         "a", "b/a", 1234, 9, "tiny-a", "a GPU", "bfloat16", 2, (640, 480), 3, 4096, [run, replace(run, problem="no")]
     )
@@ -185,6 +184,7 @@ def test_the_page_shows_every_rehearsal(tmp_path: Path) -> None:
     assert text.count("a: 1,234 random weights in bfloat16 on a GPU, 2 images of 640x480 (9 visual tokens)") == 2
     assert "tokenizer of tiny-a" in text
     assert "| s / image | 2 | does not fit |" in text
+    assert "| processor s / image | 3 |  |" in text
     assert "| peak GB | 2.00 |  |" in text
 
 

@@ -28,6 +28,8 @@ FINETUNED = Path("outputs/finetune")
 EVALUATIONS = Path("outputs/evaluation")
 ANSWERS = Path("outputs/answers")
 REHEARSALS = Path("outputs/rehearsal")
+SPEED = Path("benchmarks/speed.json")
+"""What the benchmark of speed measured."""
 FROZEN = Path("outputs/frozen")
 """What the frozen part of bases makes of images (engine.frozen), from run to run."""
 WRITTEN = (Path("outputs"), Path("reports"), BASES, IDENTITIES, Path("data/download"))

@@ -75,18 +75,19 @@ def build(source: str, revision: str | None, device: torch.device, dtype: torch.
     """
     if source not in published():
         vlm = loading.skeleton(source, revision)
-        vlm.model = _random_model(type(vlm), vlm.model.config, device, dtype).eval()
+        vlm.model = random_model(type(vlm), vlm.model.config, device, dtype).eval()
         return vlm
     known = published()[source]
     config, image_processor = known.settings()
-    tokenizer = _tokenizer(known.tiny)
+    tokenizer = make_tokenizer(known.tiny)
     family = family_class(config.model_type)
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
-    model = _random_model(family, config, device, dtype)
+    model = random_model(family, config, device, dtype)
     return family(model, tokenizer, image_processor, family.own_template, source, revision, "")
 
 
-def _tokenizer(tiny: str) -> Any:
+def make_tokenizer(tiny: str) -> Any:
+    """The tokenizer of a tiny base, for images of real size."""
     _, tokenizer, _ = bases.TINY[tiny]()
     if tiny == "tiny-smolvlm":  # which cuts images into fewer crops
         markers = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
@@ -94,7 +95,8 @@ def _tokenizer(tiny: str) -> Any:
     return tokenizer
 
 
-def _random_model(family: type[Vlm], config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def random_model(family: type[Vlm], config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A model of a family with random weights, the same every time on a kind of device."""
     config._attn_implementation = {"text_config": attention.NAME, "vision_config": "sdpa"}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _made_in(dtype), device:
         torch.manual_seed(0)

@@ -26,6 +26,8 @@ class Run:
     Attributes:
         what: score, evaluate, or a training step.
         seconds: an image, by part.
+        processor: seconds of processor time an image, of all threads; above ``seconds`` where threads work together,
+            below where a GPU works or the machine is shared.
         peak: bytes at most; on a GPU those that are allocated on it, else the memory of the process.
         planned_seconds: an image, as ``plan`` estimates it; None where it has no estimate.
         planned_peak: bytes, as ``plan`` estimates them.
@@ -34,6 +36,7 @@ class Run:
 
     what: str
     seconds: Mapping[str, float]
+    processor: float
     peak: int
     planned_seconds: float | None
     planned_peak: float | None
@@ -105,6 +108,7 @@ def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: seconds an image in all and by part, and memory, beside what ``plan`` estimates."""
     runs = outcome.runs
     rows = [["s / image", *("does not fit" if run.problem else _seconds(sum(run.seconds.values())) for run in runs)]]
+    rows.append(["processor s / image", *("" if run.problem else _seconds(run.processor) for run in runs)])
     rows.append(["plan: s / image", *(_seconds(run.planned_seconds) for run in runs)])
     for part, words in PARTS.items():
         rows.append([words, *(_seconds(run.seconds.get(part)) for run in runs)])

@@ -1,6 +1,7 @@
 """Scoring, training and evaluation of a few images, one after the other, each under a clock."""
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,14 @@ class Rehearsal:
                 function()
             _free()
             with watched(device) as peak, clock.running(device) as times:
+                begun = time.process_time()
                 function()
+                processor = time.process_time() - begun
         except InputError as error:  # the device's memory is too small for a single sequence
             _free()
-            return Run(what, {}, 0, seconds, planned, str(error))
-        return Run(what, {n: s / images for n, s in times.seconds.items()}, peak.bytes, seconds, planned)
+            return Run(what, {}, 0.0, 0, seconds, planned, str(error))
+        parts = {name: spent / images for name, spent in times.seconds.items()}
+        return Run(what, parts, processor / images, peak.bytes, seconds, planned)
 
     def _load(self) -> cost.Workload:
         images = [(s.width, s.height, tuple(obj.phrase for obj in s.objects)) for s in self.samples]
