@@ -1,5 +1,6 @@
 """The rehearsal: true checkpoints with random weights, tried under a clock before anything is fetched."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,18 +152,26 @@ def test_everything_is_tried_and_kept(config: Config, tmp_path: Path, capsys: py
 
 
 def test_what_does_not_fit_is_told_and_the_rest_is_tried(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
-        raise InputError("The device's memory is too small for one sequence of 9 tokens")
+    def fails(error: Exception) -> Callable[..., None]:
+        def raises(*arguments: object) -> None:
+            raise error
 
-    monkeypatch.setattr(runs, "score_images", full)
-    monkeypatch.setattr(runs, "evaluate", full)
+        return raises
+
+    monkeypatch.setattr(
+        runs, "score_images", fails(InputError("The device's memory is too small for one sequence of 9 tokens"))
+    )
+    monkeypatch.setattr(runs, "evaluate", fails(torch.OutOfMemoryError("tried to allocate 2 GiB")))
     monkeypatch.setattr(runs.Training, "optimize", lambda self, images: None)
     summary = rehearse.run(config, Job(MODEL, "top-4"), 2)
     assert [what for what, _ in summary.skipped] == ["score", "evaluate"]
-    assert "too small for one sequence" in summary.skipped[0][1]
+    assert [why for _, why in summary.skipped] == [
+        "The device's memory is too small for one sequence of 9 tokens",
+        "tried to allocate 2 GiB",
+    ]
     _, rows = outcome.table(outcome.load(summary.files[0]))
-    assert rows[0][1:3] == ["does not fit"] * 2
-    assert "does not fit" not in rows[0][3:]
+    assert rows[0][1:3] == ["not possible"] * 2
+    assert "not possible" not in rows[0][3:]
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_the_page_shows_every_rehearsal(tmp_path: Path) -> None:
     text = pages.pages(tmp_path)[Path("README.md")]
     assert text.count("a: 1,234 random weights in bfloat16 on a GPU, 2 images of 640x480 (9 visual tokens)") == 2
     assert "tokenizer of tiny-a" in text
-    assert "| s / image | 2 | does not fit |" in text
+    assert "| s / image | 2 | not possible |" in text
     assert "| processor s / image | 3 |  |" in text
     assert "| peak GB | 2.00 |  |" in text
 

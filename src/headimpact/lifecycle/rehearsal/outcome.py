@@ -107,7 +107,7 @@ def load(path: Path) -> Outcome:
 def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: seconds an image in all and by part, and memory, beside what ``plan`` estimates."""
     runs = outcome.runs
-    rows = [["s / image", *("does not fit" if run.problem else _seconds(sum(run.seconds.values())) for run in runs)]]
+    rows = [["s / image", *("not possible" if run.problem else _seconds(sum(run.seconds.values())) for run in runs)]]
     rows.append(["processor s / image", *("" if run.problem else _seconds(run.processor) for run in runs)])
     rows.append(["plan: s / image", *(_seconds(run.planned_seconds) for run in runs)])
     for part, words in PARTS.items():

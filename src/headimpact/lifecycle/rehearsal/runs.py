@@ -23,6 +23,8 @@ from headimpact.vlm.base import Vlm
 
 LAYERS = 4
 """Layers that are adapted: the last ones, and the first ones, whose backward is the longest."""
+TRIED = 6
+"""Things that are tried."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,6 @@ class Rehearsal:
     seed: int
     rate: float
     tell: Callable[[str], None]
-
-    @property
-    def count(self) -> int:
-        """How many things are tried."""
-        return 6
 
     def run(self) -> Iterator[Run]:
         """Try everything. Gradient checkpointing comes last: it stays on once it is."""
@@ -86,7 +83,7 @@ class Rehearsal:
             engine = self._engine()
             engine.first = layers[0]
             training = Training(engine, adapter, self.samples, self.samples, self.train, Path(), "")
-            training.optimize(list(engine.load(self.samples, training.captions)))
+            training.optimize(engine.load(self.samples, training.captions))
 
         try:
             return self._measured(what, step, estimate)
@@ -99,6 +96,7 @@ class Rehearsal:
         load = self._load()
         seconds = None if estimate is None else estimate.flops / load.images / self.rate
         planned = None if estimate is None else estimate.memory
+        problem = ""
         try:
             if device.type != "cpu":
                 function()
@@ -107,9 +105,11 @@ class Rehearsal:
                 begun = time.process_time()
                 function()
                 processor = time.process_time() - begun
-        except InputError as error:  # the device's memory is too small for a single sequence
+        except (InputError, torch.OutOfMemoryError) as error:
+            problem = str(error)
+        if problem:  # beyond the error, which holds what was computed
             _free()
-            return Run(what, {}, 0.0, 0, seconds, planned, str(error))
+            return Run(what, {}, 0.0, 0, seconds, planned, problem)
         parts = {name: spent / images for name, spent in times.seconds.items()}
         return Run(what, parts, processor / images, peak.bytes, seconds, planned)
 

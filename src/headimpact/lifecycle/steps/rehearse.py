@@ -16,7 +16,7 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.rehearsal import checkpoints, images, outcome
-from headimpact.lifecycle.rehearsal.runs import Rehearsal
+from headimpact.lifecycle.rehearsal.runs import TRIED, Rehearsal
 from headimpact.lifecycle.steps import plan
 from headimpact.lifecycle.steps.inputs import engine_settings
 from headimpact.lifecycle.summary import Summary
@@ -51,7 +51,7 @@ def run(config: Config, job: Job, count: int) -> Summary:
             rate=machine.rate,
             tell=lambda text: print(text, flush=True),
         )
-        runs = list(track(rehearsal.run(), rehearsal.count, f"rehearsing {job.model}"))
+        runs = list(track(rehearsal.run(), TRIED, f"rehearsing {job.model}"))
     found = outcome.Outcome(
         model=job.model,
         source=base.source,
