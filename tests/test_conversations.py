@@ -1,7 +1,9 @@
 """Prompts by the real checkpoints' templates, and description tokens whatever the tokenizer merges."""
 
 import pytest
-from family_facts import FACTS, QWEN2_VL_TEMPLATE, SMOLVLM_TEMPLATE
+from facts.idefics3 import TEMPLATE as SMOLVLM_TEMPLATE
+from facts.qwen2_vl import TEMPLATE as QWEN2_VL_TEMPLATE
+from family_facts import facts
 from toy_tokenizers import TOKENIZERS, vlm_with
 
 from headimpact.errors import InputError
@@ -65,7 +67,7 @@ def check(vlm: Vlm, conversation: Conversation, text: str, answer: tuple[int, in
 
 def expected_text(vlm: Vlm, family: str, phrase: str) -> tuple[str, tuple[int, int], tuple[int, int]]:
     """The text of the design with the image expanded; where the answer (with its end) and the phrase are."""
-    before, after = FACTS[family].caption.split("{phrase}")
+    before, after = facts(family).caption.split("{phrase}")
     before = before.replace("<image>", vlm.expand_image(grid(vlm)))
     start = len(before) - len("" if family == "paligemma" else "This is a photo of ")
     phrase_at = (len(before), len(before) + len(phrase))
@@ -83,7 +85,7 @@ CASES += [
 
 @pytest.mark.parametrize(("family", "tokenizer"), CASES)
 def test_description_tokens_are_those_that_cover_the_phrase(family, tokenizer):
-    vlm = vlm_with(family, tokenizer, FACTS[family].template)
+    vlm = vlm_with(family, tokenizer, facts(family).template)
     for phrase in PHRASES:
         if tokenizer == "bytes-nfc" and phrase.startswith("cafe\u0301"):
             continue  # decodes to other characters: the next test
@@ -104,7 +106,7 @@ def test_a_normaliser_that_composes_characters_moves_no_token():
 
 def test_the_tokenizers_do_merge_across_the_phrases_ends():
     for family, name, phrase in (("qwen2_vl", "bytes", "dog"), ("paligemma", "sentencepiece", "dog")):
-        vlm = vlm_with(family, name, FACTS[family].template)
+        vlm = vlm_with(family, name, facts(family).template)
         tokens = vlm.tokenize(vlm.caption(phrase), grid(vlm))
         glued = vlm.tokenizer.decode(tokens.ids[tokens.target].tolist())
         assert glued != phrase
@@ -119,14 +121,14 @@ def test_the_tokenizers_do_merge_across_the_phrases_ends():
     ("family", "tokenizer"), [("qwen2_vl", "bytes"), ("idefics3", "bytes-words"), ("paligemma", "sentencepiece")]
 )
 def test_white_space_around_a_phrase_is_no_part_of_the_description(family, tokenizer):
-    vlm = vlm_with(family, tokenizer, FACTS[family].template)
+    vlm = vlm_with(family, tokenizer, facts(family).template)
     for phrase in (" red dog", "red dog ", "\tred dog\n"):
         assert vlm.caption(phrase) == vlm.caption("red dog")
 
 
 @pytest.mark.parametrize(("family", "tokenizer"), CASES)
 def test_a_phrase_that_was_said_before_counts_where_it_is_answered(family, tokenizer):
-    vlm = vlm_with(family, tokenizer, FACTS[family].template)
+    vlm = vlm_with(family, tokenizer, facts(family).template)
     conversation = Conversation("Is it dog. or a photo of dog.?", "dog. It is dog, not dog.", (12, 15))
     text = vlm.render(conversation.user, conversation.answer)
     expanded = text.replace(vlm.image_placeholder, vlm.expand_image(grid(vlm)))

@@ -53,7 +53,7 @@ def code_of(page: Path) -> Iterator[str]:
 def test_pages_hold_the_figures_of_the_files():
     """After ``headimpact write``."""
     filled = pages.pages(ROOT)
-    assert {path.as_posix() for path in filled} == {"README.md", "docs/python.md", "docs/results.md"}
+    assert {path.as_posix() for path in filled} == {"README.md", "docs/python.md", "docs/results.md", "docs/speed.md"}
     for path, text in filled.items():
         assert (ROOT / path).read_text(encoding="utf-8") == text, path
 
@@ -166,7 +166,7 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_commands_exist(page: Path):
     keys = {re.sub(r"<\w+>", "*", parameter.key) for parameter in documentation()}
-    options = {"model", "setup", "debug", "report", "help"}
+    options = {"model", "setup", "debug", "report", "help", "images"}
     rules = re.findall(r"^([a-z ]+):(?! MARKED)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     targets = " ".join(rules).split()
     entry_points = yaml.safe_load(written.entry_points())["entry_points"]
@@ -194,7 +194,7 @@ def produced(path: str) -> bool:
     places = [locate(place, "*", "top-999") for step in STEPS.values() for place in step.writes]
     patterns = [
         place.as_posix().replace("top-999", "*")
-        for place in (*places, layout.download("*"), layout.JOBS, layout.FROZEN)
+        for place in (*places, layout.download("*"), layout.JOBS, layout.FROZEN, layout.REHEARSALS)
     ]
     parts = Path(path).parts
     return any(

@@ -81,7 +81,7 @@ def _files(family: str) -> set[str]:
 
 
 def test_a_family_without_facts_fails_with_a_sentence():
-    with pytest.raises(pytest.fail.Exception, match="The family sesame stands in FAMILIES: give its tiny model and"):
+    with pytest.raises(pytest.fail.Exception, match="The family sesame stands in FAMILIES: give its FACTS in tests"):
         tiny("sesame")
 
 

@@ -6,7 +6,9 @@ from itertools import product
 
 import pytest
 import torch
-from family_facts import FACTS, QWEN2_VL_TEMPLATE, SMOLVLM_TEMPLATE, families, tiny
+from facts.idefics3 import TEMPLATE as SMOLVLM_TEMPLATE
+from facts.qwen2_vl import TEMPLATE as QWEN2_VL_TEMPLATE
+from family_facts import facts, families, tiny
 from tokenizers import AddedToken
 from toy_tokenizers import TOKENIZERS, vlm_with
 from transformers import PreTrainedTokenizerFast
@@ -15,10 +17,10 @@ from headimpact.errors import InputError
 from headimpact.vlm import conversations, options
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, RenderedConversation
+from headimpact.vlm.families import FAMILIES
 from headimpact.vlm.tokengrid import TokenGrid
 from headimpact.vlm.tokenizing import ImageText, TextTokenizer, TokenizedText
 
-GRIDS = {"paligemma": TokenGrid(4, 5), "qwen2_vl": TokenGrid(3, 5), "idefics3": TokenGrid(2, 2, 2, 2)}
 USERS = [
     "What is this photo?",
     "dog",
@@ -63,6 +65,11 @@ TEMPLATES = {
     "refusing": "{% if part['text'] == 'dog' %}{{ raise_exception('a dog') }}{% endif %}{{ part['text'] }}",
 }
 LABELLED = ["dog", "a red dog", "日本", "A) dog", "B.", "<|im_end|>", "This is a photo of dog."]
+
+
+def grid_of(family: str) -> TokenGrid:
+    """That of an image, in several crops where the family cuts it."""
+    return tiny(family).grid(132, 99)
 
 
 def render_answer(chat: ChatFormat, user: str, answer: str) -> RenderedConversation:
@@ -188,11 +195,11 @@ CASES = [("qwen2_vl", name) for name in TOKENIZERS] + [("idefics3", name) for na
 CASES += [("paligemma", name) for name in TOKENIZERS]
 
 
-@pytest.mark.parametrize(("family", "tokenizer"), [*CASES, *((family, None) for family in FACTS)])
+@pytest.mark.parametrize(("family", "tokenizer"), [*CASES, *((family, None) for family in FAMILIES)])
 def test_an_image_in_short_gives_every_token_of_the_whole(family, tokenizer):
-    vlm = tiny(family) if tokenizer is None else vlm_with(family, tokenizer, FACTS[family].template)
+    vlm = tiny(family) if tokenizer is None else vlm_with(family, tokenizer, facts(family).template)
     texts = vlm.chat.texts
-    for grid in (GRIDS[family], TokenGrid(1, 1)):
+    for grid in (grid_of(family), TokenGrid(1, 1)):
         image = ImageText(vlm.expand_image(grid), grid.tokens)
         for user in [*USERS[::2], vlm.image_token, f"a{vlm.image_token}b"]:
             text = vlm.render(user, " a dog.\n")
@@ -212,7 +219,7 @@ def test_visual_tokens_are_tokenised_once_a_run(family, monkeypatch):
         return whole(self, texts)
 
     monkeypatch.setattr(TextTokenizer, "encode", encode)
-    grid = GRIDS[family]
+    grid = grid_of(family)
     assert len(vlm.tokenize(vlm.caption("dog"), grid).visual) == grid.tokens
     (text,) = seen
     assert text.count(vlm.image_token) == grid.blocks
@@ -237,10 +244,10 @@ def all_options() -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize(("family", "tokenizer"), [*CASES, *((family, None) for family in FACTS)])
+@pytest.mark.parametrize(("family", "tokenizer"), [*CASES, *((family, None) for family in FAMILIES)])
 def test_labels_are_the_tokens_of_the_whole_conversations(family, tokenizer):
-    vlm = tiny(family) if tokenizer is None else vlm_with(family, tokenizer, FACTS[family].template)
-    grid = GRIDS[family]
+    vlm = tiny(family) if tokenizer is None else vlm_with(family, tokenizer, facts(family).template)
+    grid = grid_of(family)
     for index, listed in enumerate([*all_options(), ["dog", "cat"], ["dog", "cow"]]):
         label = index % len(listed)
         expected = outcome(question_tokens, vlm, listed, label, grid)
@@ -258,8 +265,8 @@ def test_labels_are_those_that_the_template_writes(family, written):
     base, chat = tiny(family), chat_of(family, TEMPLATES[written])
     vlm = type(base)(base.model, base.tokenizer, base.image_processor, chat.template, family, None, "")
     for index, listed in enumerate(all_options()):
-        expected = outcome(question_tokens, vlm, listed, index % 4, GRIDS[family])
-        tokens = outcome(vlm.question_tokens, listed, index % 4, GRIDS[family])
+        expected = outcome(question_tokens, vlm, listed, index % 4, grid_of(family))
+        tokens = outcome(vlm.question_tokens, listed, index % 4, grid_of(family))
         assert isinstance(tokens, str) == isinstance(expected, str)
         assert same(tokens, expected) if isinstance(tokens, str) else same(tokens[1], expected[1])
 
@@ -269,11 +276,11 @@ def test_a_question_is_rendered_and_tokenised_once(family, monkeypatch):
     base = tiny(family)
     vlm = type(base)(base.model, base.tokenizer, base.image_processor, base.template, family, None, "")
     listed = ["a dog", "a cat", "a cow", "a horse"]
-    first = vlm.question_tokens(listed, 1, GRIDS[family])
+    first = vlm.question_tokens(listed, 1, grid_of(family))
     rendered, whole = count_renderings(monkeypatch), []
     tokenize = TextTokenizer.tokenize
     monkeypatch.setattr(TextTokenizer, "tokenize", lambda *arguments: whole.append(1) or tokenize(*arguments))
-    again = vlm.question_tokens(listed, 1, GRIDS[family])
+    again = vlm.question_tokens(listed, 1, grid_of(family))
     assert (len(rendered), len(whole)) == (1, 1)
     assert torch.equal(first[1], again[1])
     assert torch.equal(first[0].ids, again[0].ids)
@@ -283,12 +290,12 @@ def test_labels_whose_surroundings_do_not_tell_are_read_in_whole_conversations(m
     base = tiny("qwen2_vl")
     vlm = type(base)(base.model, base.tokenizer, base.image_processor, base.template, "here", None, "")
     listed = ["a dog", "a cat", "a cow", "a horse"]
-    expected = vlm.question_tokens(listed, 0, GRIDS["qwen2_vl"])[1]
+    expected = vlm.question_tokens(listed, 0, grid_of("qwen2_vl"))[1]
     wrong = lambda self, *_: torch.zeros(4, dtype=torch.long)  # noqa: E731
     monkeypatch.setattr(options.OptionTokens, "_labels_in_short", wrong)
     vlm = type(base)(base.model, base.tokenizer, base.image_processor, base.template, "here", None, "")
     for _ in range(2):
-        assert torch.equal(vlm.question_tokens(listed, 0, GRIDS["qwen2_vl"])[1], expected)
+        assert torch.equal(vlm.question_tokens(listed, 0, grid_of("qwen2_vl"))[1], expected)
 
 
 def test_the_marks_are_no_text():

@@ -152,7 +152,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
     for measurements in killed_after:
         kill_after(start(checkpoint_steps=checkpoint_steps), measurements)
     run = start(checkpoint_steps=checkpoint_steps)
-    steps = count_calls(monkeypatch, run, "_optimize")
+    steps = count_calls(monkeypatch, run, "optimize")
     assert list(run.run()) == undisturbed.history
     assert len(steps) == steps_left
     assert adapter_digest(run, tmp_path) == undisturbed.digest
@@ -271,7 +271,7 @@ def test_images_without_objects_are_left_out(parts, tmp_path):
 
 def shown_by(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The ids of the images of every step from now on."""
-    steps, real = [], run._optimize
+    steps, real = [], run.optimize
 
     def optimize(images: Iterator[Loaded[None]]) -> float:
         steps.append([])
@@ -282,7 +282,7 @@ def shown_by(run: Training, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
             steps[-1].append(image.prepared.sample.id)
             yield image
 
-    monkeypatch.setattr(run, "_optimize", optimize)
+    monkeypatch.setattr(run, "optimize", optimize)
     return steps
 
 
@@ -290,7 +290,7 @@ def test_the_order_is_found_once_an_epoch(start, monkeypatch):
     run = start(batch_images=1, epochs=3)
     asked: list[int] = []
     monkeypatch.setattr(training, "epoch_order", lambda *given: asked.append(given[2]) or epoch_order(*given))
-    monkeypatch.setattr(run, "_optimize", lambda images: nudge(run, run.step))
+    monkeypatch.setattr(run, "optimize", lambda images: nudge(run, run.step))
     list(run.run())
     assert run.step == 12
     assert asked == [0, 1, 2]
@@ -325,7 +325,7 @@ def gradients(run: Training) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first step."""
     found = {}
     run.optimizer.step = lambda: found.update({n: p.grad.clone() for n, p in run.parameters.items()})
-    return run._optimize(first_images(run)), found
+    return run.optimize(first_images(run)), found
 
 
 def first_images(run: Training) -> list[Loaded[None]]:
@@ -450,7 +450,7 @@ def test_early_stopping_and_the_best_weights(start, monkeypatch, patience, perpl
     run = start(patience=patience, evals_per_epoch=2)
     script = Script(run, *perplexities)
     monkeypatch.setattr(training, "validation_perplexity", script)
-    monkeypatch.setattr(run, "_optimize", lambda images: nudge(run, run.step))
+    monkeypatch.setattr(run, "optimize", lambda images: nudge(run, run.step))
     history = list(run.run())
     assert values(history, "val/perplexity") == perplexities
     assert run.step == len(perplexities) - 1

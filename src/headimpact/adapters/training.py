@@ -154,7 +154,7 @@ class Training:
             if (earlier := before[name]) is not None:
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
 
-    def _optimize(self, images: Iterable[Loaded[None]]) -> float:
+    def optimize(self, images: Iterable[Loaded[None]]) -> float:
         """One optimizer step; the mean NLL per answer token over all its images."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -229,7 +229,7 @@ class Training:
         steps = self._images(self.step)
         while self.step < self.total_steps and not self.stopped_early:
             rate = self.learning_rate(self.step)
-            loss = self._optimize(next(steps))
+            loss = self.optimize(next(steps))
             self.step += 1
             yield self._note("train/loss", loss)
             yield self._note("train/lr", rate)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headimpact import clock
 from headimpact.data.samples import Sample
 from headimpact.engine.frozen import Disk, Frozen, Memory, fingerprint
 from headimpact.engine.stream import stream
@@ -113,6 +114,10 @@ class Forward(Generic[T]):
 
     def hidden(self, capture: RowCapture | None = None) -> Float[Tensor, "batch tokens width"]:
         """The decoder's last hidden states."""
+        with clock.part("decoder"):
+            return self._hidden(capture)
+
+    def _hidden(self, capture: RowCapture | None) -> Float[Tensor, "batch tokens width"]:
         engine, batch = self.engine, self.packed.batch.to(self.engine.vlm.device)
         if capture is not None or not engine.first:
             features = [engine.features(self.images[image]) for image in self.packed.images]
@@ -176,7 +181,8 @@ class Engine:
             missing, lambda sample: self._load(sample, prepare), self.settings.workers, self.settings.prefetch, pin
         )
         for sample in samples:
-            loaded = kept[sample.id] or next(fresh)
+            with clock.part("data"):
+                loaded = kept[sample.id] or next(fresh)
             if loaded is None:
                 continue
             yield loaded
@@ -208,7 +214,7 @@ class Engine:
         return Seen(loaded.prepared, loaded.key, self._look(loaded.key, loaded.encoded))
 
     def _look(self, key: str, encoded: EncodedImage) -> Float[Tensor, "visual width"]:
-        with _kept_for_later():
+        with _kept_for_later(), clock.part("vision"):
             (features,) = self.vlm.image_features([encoded])
         self.frozen.put(_features_key(key), features, shared=True)
         return features

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from headimpact import clock
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.packing import PackedImages
 
@@ -21,7 +22,9 @@ def _predicting_logits(
         columns.append(column)
         ids.append(packed.tokens[index].ids[tokens])
     places = torch.cat(rows).to(hidden.device), torch.cat(columns).to(hidden.device)
-    return vlm.logits(hidden[places]), torch.cat(ids).to(hidden.device)
+    with clock.part("decoder"):
+        logits = vlm.logits(hidden[places])
+    return logits, torch.cat(ids).to(hidden.device)
 
 
 def log_probabilities(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headimpact import clock
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
 from headimpact.engine.forward import Engine, Forward, Loaded, Prepare, Prepared
@@ -73,7 +74,8 @@ def backward(engine: Engine, images: Iterable[Loaded[None]], step: Callable[[Ten
     def read(forward: Forward[None]) -> list[tuple[float, int]]:
         losses = caption_losses(forward)
         values = [(float(loss.detach().sum()), len(loss)) for loss in losses]
-        step(torch.cat(losses).sum())
+        with clock.part("backward"):
+            step(torch.cat(losses).sum())
         return values
 
     read_off = [value for _, values in engine.read(images, read) for value in values]

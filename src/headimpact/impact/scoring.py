@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headimpact import clock
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
 from headimpact.engine.watch import Watch, unwatched
@@ -172,7 +173,8 @@ def _read(forward: Forward[_Masked]) -> list[Float[Tensor, "layers scores heads"
             chosen = [index for _, index in members]
             attended = torch.stack(maps[start : start + len(members)])
             device = attended.device
-            found = score_layer(attended, facts.masks[chosen].to(device), facts.foreign[chosen].to(device))
+            with clock.part("IoU"):
+                found = score_layer(attended, facts.masks[chosen].to(device), facts.foreign[chosen].to(device))
             scores.append(torch.stack([found.iou, found.chance, found.auroc, found.mass], dim=1))
             start += len(members)
         layers.append(torch.cat(scores))

@@ -35,6 +35,7 @@ Setup = Annotated[
         help="original, top-K, bottom-K, random-K, full, layers:6,8,9,11, ...  [default: setup in params.yaml]"
     ),
 ]
+Images = Annotated[int, typer.Option(min=2, help="Images of 640x480 with three objects each.")]
 Values = Annotated[list[str] | None, typer.Argument(metavar="--NAME VALUE", help="Values of params.yaml, see below.")]
 UNKNOWN = {"ignore_unknown_options": True}  # they are values of params.yaml
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
@@ -47,7 +48,7 @@ class ValuesCommand(TyperCommand):
         """Write the usual help, then two lines a value."""
         super().format_help(ctx, formatter)
         parameters, prefix, title = documentation(), "", "which it takes as they are there:"
-        if self.name == "plan":
+        if self.name in ("plan", "rehearse"):
             prefix, title = "--", "that can be tried, as in --train.batch_images 2:"
         elif self.name in STEPS:
             parameters, prefix = values.overridable(self.name), "--"
@@ -97,16 +98,22 @@ def main(given: Values = None, debug: Debug = False) -> None:
 def plan(given: Values = None, model: Model = None, debug: Debug = False) -> None:
     """Tell what a model and its setups would cost."""
     with _errors_told(debug):
-        os.chdir(layout.find_root(Path.cwd()))
-        loaded = params.load(layout.PARAMS, read_overrides(given or []))
-        job = Job(model or loaded.model, loaded.setup)
-        params.check_model(loaded, job.model)
-        from headimpact.lifecycle import pipeline
+        loaded, job = _load_to_try("plan", given, model)
         from headimpact.lifecycle.steps import plan as step
         from headimpact.lifecycle.summary import print_summary
 
-        pipeline.check_processes("plan")
         print_summary(step.run(loaded, job))
+
+
+@app.command(help=COMMANDS["rehearse"].help, cls=ValuesCommand, context_settings=UNKNOWN)
+def rehearse(given: Values = None, model: Model = None, images: Images = 3, debug: Debug = False) -> None:
+    """Try what a real checkpoint will cost."""
+    with _errors_told(debug):
+        loaded, job = _load_to_try("rehearse", given, model)
+        from headimpact.lifecycle.steps import rehearse as step
+        from headimpact.lifecycle.summary import print_summary
+
+        print_summary(step.run(loaded, job, images))
 
 
 @app.command(help=COMMANDS["register"].help)
@@ -188,6 +195,18 @@ def _load(command: str, arguments: list[str] | None) -> tuple[Config, Config]:
     for key, text in overrides.items():
         values.check_override(key, command, text)
     return loaded
+
+
+def _load_to_try(command: str, arguments: list[str] | None, model: str | None) -> tuple[Config, Job]:
+    """Any values, and a model: for a command that nothing depends on."""
+    os.chdir(layout.find_root(Path.cwd()))
+    loaded = params.load(layout.PARAMS, read_overrides(arguments or []))
+    job = Job(model or loaded.model, loaded.setup)
+    params.check_model(loaded, job.model)
+    from headimpact.lifecycle import pipeline
+
+    pipeline.check_processes(command)
+    return loaded, job
 
 
 def read_overrides(arguments: list[str]) -> dict[str, str]:

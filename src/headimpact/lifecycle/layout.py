@@ -27,6 +27,9 @@ SELECTIONS = Path("outputs/selection")
 FINETUNED = Path("outputs/finetune")
 EVALUATIONS = Path("outputs/evaluation")
 ANSWERS = Path("outputs/answers")
+REHEARSALS = Path("outputs/rehearsal")
+SPEED = Path("benchmarks/speed.json")
+"""What the benchmark of speed measured."""
 FROZEN = Path("outputs/frozen")
 """What the frozen part of bases makes of images (engine.frozen), from run to run."""
 WRITTEN = (Path("outputs"), Path("reports"), BASES, IDENTITIES, Path("data/download"))
@@ -143,6 +146,11 @@ def results(model: str, setup: str) -> Path:
 def evaluated_objects(model: str, setup: str) -> Path:
     """The results of every test object."""
     return evaluation(model, setup) / "objects.parquet"
+
+
+def rehearsal(model: str, device: str) -> Path:
+    """What rehearse found for a model on a kind of device; in git, since pages are written from it."""
+    return REHEARSALS / f"{model}-{device}.json"
 
 
 def tournament() -> Path:

@@ -15,7 +15,8 @@ import pandas as pd
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import METRICS
 from headimpact.files import read_json
-from headimpact.lifecycle import layout
+from headimpact.lifecycle import layout, speed
+from headimpact.lifecycle.rehearsal import outcome
 from headimpact.report import findings
 from headimpact.report.cells import table_of
 from headimpact.report.page import table_markdown
@@ -77,7 +78,7 @@ def _content(block: Block, root: Path) -> str:
     try:
         return f"{block.text(root).rstrip()}\n"
     except (FileNotFoundError, _NotThereError):
-        return f"Not there yet: `headimpact {block.made_by}` makes it.\n"
+        return f"Not there yet: `{block.made_by}` makes it.\n"
 
 
 def _python(root: Path) -> str:
@@ -290,22 +291,46 @@ def _curves(root: Path) -> str:
     return _table(["base", *metrics], rows)
 
 
+# ---- time and memory
+
+
+def _rehearsals(root: Path) -> str:
+    """What rehearsals found, a table a model and device."""
+    found = [outcome.load(path) for path in sorted((root / layout.REHEARSALS).glob("*.json"))]
+    if not found:
+        raise _NotThereError
+    return "\n".join(f"{rehearsed.told}:\n\n{_table(*outcome.table(rehearsed))}" for rehearsed in found)
+
+
+def _speed(function: Callable[[Path], speed.Table]) -> Block:
+    return Block(lambda root: _table(*function(root / layout.SPEED)), "python benchmarks/speed.py")
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of cells that are Markdown."""
     return "".join(f"| {' | '.join(row)} |\n" for row in [columns, ["---"] * len(columns), *rows])
 
 
+_SPEED = {
+    "scoring": speed.scoring,
+    "training": speed.training,
+    "evaluation": speed.evaluation,
+    "growth": speed.growth,
+}
+
 BLOCKS: dict[str, Block] = {
-    "python": Block(_python, "write"),
-    "table4": Block(_table4, "report"),
-    "moved": Block(_moved, "report"),
-    "choice": Block(_choice, "tournament"),
-    "tournament": Block(_every_rule, "tournament"),
-    "claims": Block(_claims, "tournament"),
-    "seeds": Block(_seeds, "tournament"),
-    "knockout": Block(_knockout, "tournament"),
-    "examination": Block(_examination, "report"),
-    "answers": Block(_answers, "report"),
-    "curves": Block(_curves, "pretrain"),
+    "python": Block(_python, "headimpact write"),
+    "table4": Block(_table4, "headimpact report"),
+    "moved": Block(_moved, "headimpact report"),
+    "choice": Block(_choice, "headimpact tournament"),
+    "tournament": Block(_every_rule, "headimpact tournament"),
+    "claims": Block(_claims, "headimpact tournament"),
+    "seeds": Block(_seeds, "headimpact tournament"),
+    "knockout": Block(_knockout, "headimpact tournament"),
+    "examination": Block(_examination, "headimpact report"),
+    "answers": Block(_answers, "headimpact report"),
+    "curves": Block(_curves, "headimpact pretrain"),
+    "rehearsals": Block(_rehearsals, "headimpact rehearse"),
+    **{f"speed{name}": _speed(function) for name, function in _SPEED.items()},
 }
 """Every block that is written from files, by name."""

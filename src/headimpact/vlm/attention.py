@@ -11,6 +11,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from headimpact import clock
+
 NAME = "headimpact"
 QUERY_CHUNK = 256
 
@@ -133,7 +135,8 @@ def attention_forward(
     A ``capture`` reaches it as a keyword argument of the decoder's forward.
     """
     if capture is not None:
-        capture_rows(capture, cast(int, module.layer_idx), query, key, attention_mask, scaling, softcap)
+        with clock.part("capture"):
+            capture_rows(capture, cast(int, module.layer_idx), query, key, attention_mask, scaling, softcap)
     if softcap is not None:
         return softcapped_attention(query, key, value, attention_mask, scaling, softcap), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

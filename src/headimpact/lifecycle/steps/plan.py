@@ -33,8 +33,8 @@ class _Images:
 
 
 @dataclass(frozen=True)
-class _Machine:
-    """Device, precision, operations per second that the model is expected to reach, and where that is from."""
+class Machine:
+    """Precision, operations per second that the model is expected to reach, and where that is from."""
 
     dtype: torch.dtype
     rate: float
@@ -48,12 +48,12 @@ def run(config: Config, job: Job) -> Summary:
     if tracking.RUN in os.environ:  # `mlflow run` opened one
         with tracking.run("plan", job.model):
             tracking.log_parameters({"model": job.model, "source": model.source, "revision": model.revision})
-    images, machine = _images(config), _machine(config)
+    images, here = _images(config), machine(config)
     load = cost.workload(model, images.images, config.compute.batch_tokens, config.train.batch_images)
     rows = _facts(job, model, images, load)
     for setup in dict.fromkeys((*config.grid.setups, job.setup)):
-        rows.append((setup, _cost(config, model, setup, load, images.train, machine)))
-    rows.append(("estimates", machine.told))
+        rows.append((setup, _cost(config, model, setup, load, images.train, here)))
+    rows.append(("estimates", here.told))
     rows.append(("", "top, bottom and random: as if the lowest adapted layer were the first, which costs most"))
     if line := hub.revision_line(base.revision, model.revision):
         rows.append(("params.yaml", f"to stay with these weights, put there: {line}"))
@@ -76,18 +76,19 @@ def _images(config: Config) -> _Images:
     return _Images(images, len(samples), f"{len(images)} images of {folder.as_posix()}")
 
 
-def _machine(config: Config) -> _Machine:
+def machine(config: Config) -> Machine:
+    """The device and the precision of ``compute``, and how fast the model is expected to run there."""
     name, dtype = config.compute.device, config.compute.dtype
     try:
         device = devices.choose_device(name)
     except InputError:
         precision = torch.bfloat16 if dtype == "auto" else devices.choose_dtype(dtype, torch.device(name))
         told = f"there is no {name} here: {cost.ASSUMED_RATE / 1e12:.0f} TFLOP/s assumed, as of a GPU of 24 GB"
-        return _Machine(precision, cost.EFFICIENCY * cost.ASSUMED_RATE, _reached(told, precision))
+        return Machine(precision, cost.EFFICIENCY * cost.ASSUMED_RATE, _reached(told, precision))
     precision = devices.choose_dtype(dtype, device)
     measured = cost.measure_rate(device, precision)
     told = f"{measured / 1e12:.3g} TFLOP/s measured in a matrix product on {device.type}"
-    return _Machine(precision, cost.EFFICIENCY * measured, _reached(told, precision))
+    return Machine(precision, cost.EFFICIENCY * measured, _reached(told, precision))
 
 
 def _reached(told: str, precision: torch.dtype) -> str:
@@ -111,7 +112,7 @@ def _facts(job: Job, model: Vlm, images: _Images, load: cost.Workload) -> list[t
     ]
 
 
-def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int | None, machine: _Machine) -> str:
+def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int | None, machine: Machine) -> str:
     settings = lora.LoraSettings(**config.lora.model_dump())
     setup = parse_setup(text, model.layers)
     layers = cost.setup_layers(setup, model.layers)
