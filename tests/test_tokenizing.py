@@ -6,8 +6,6 @@ from itertools import product
 
 import pytest
 import torch
-from facts.idefics3 import TEMPLATE as SMOLVLM_TEMPLATE
-from facts.qwen2_vl import TEMPLATE as QWEN2_VL_TEMPLATE
 from family_facts import facts, families, tiny
 from tokenizers import AddedToken
 from toy_tokenizers import TOKENIZERS, vlm_with
@@ -136,7 +134,7 @@ def same(one, other) -> bool:
 
 def chat_of(family: str, written: str) -> ChatFormat:
     """A family's format with another way to write texts."""
-    template = {"qwen2_vl": QWEN2_VL_TEMPLATE, "idefics3": SMOLVLM_TEMPLATE}.get(family)
+    template = facts(family).template
     vlm = tiny(family)
     if template is None:
         template = (

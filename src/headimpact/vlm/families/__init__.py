@@ -4,7 +4,7 @@ To add a family:
 
 1. write its class, the abstract members of :class:`headimpact.vlm.base.Vlm`, in a file of its own here;
 2. write its line in ``FAMILIES`` below;
-3. give a tiny model of it and its facts in ``tests/family_facts.py``; the contract tests then run on it.
+3. give a tiny model of it and its facts in ``tests/facts/``; the contract tests then run on it.
 
 A family is imported when a base of it is loaded, and not before; no result of another family becomes stale.
 """
