@@ -27,7 +27,11 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str | None, typer.Option(help="Model, one of models in params.yaml.  [default: model in params.yaml]")
+    str | None,
+    typer.Option(
+        help="One of models in params.yaml, or a checkpoint (folder or hub name), which gets an entry there."
+        "  [default: model in params.yaml]"
+    ),
 ]
 Setup = Annotated[
     str | None,
@@ -159,6 +163,9 @@ def write(debug: Debug = False) -> None:
 def _run(step: str, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
     with _errors_told(debug), _nothing_collected():
         plain, loaded = _load(step, arguments)
+        if model and model not in loaded.models:
+            model = _entered(loaded, model)
+            plain, loaded = _load(step, arguments)
         job = Job(model or loaded.model, setup or loaded.setup)
         from headimpact.lifecycle import pipeline
         from headimpact.lifecycle.steps.sources import nothing_to_do
@@ -187,6 +194,13 @@ def _nothing_collected() -> Iterator[None]:
         gc.enable()
 
 
+def _entered(config: Config, model: str) -> str:
+    """The name of a model that is not one of params.yaml by now."""
+    from headimpact.lifecycle import entries
+
+    return entries.model_of(config, model)
+
+
 def _load(command: str, arguments: list[str] | None) -> tuple[Config, Config]:
     """``params.yaml`` as it is, and with the values given on the command line."""
     os.chdir(layout.find_root(Path.cwd()))
@@ -200,9 +214,12 @@ def _load(command: str, arguments: list[str] | None) -> tuple[Config, Config]:
 def _load_to_try(command: str, arguments: list[str] | None, model: str | None) -> tuple[Config, Job]:
     """Any values, and a model: for a command that nothing depends on."""
     os.chdir(layout.find_root(Path.cwd()))
-    loaded = params.load(layout.PARAMS, read_overrides(arguments or []))
+    overrides = read_overrides(arguments or [])
+    loaded = params.load(layout.PARAMS, overrides)
+    if model and model not in loaded.models:
+        model = _entered(loaded, model)
+        loaded = params.load(layout.PARAMS, overrides)
     job = Job(model or loaded.model, loaded.setup)
-    params.check_model(loaded, job.model)
     from headimpact.lifecycle import pipeline
 
     pipeline.check_processes(command)

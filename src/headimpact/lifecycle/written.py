@@ -39,8 +39,8 @@ can be given for one run, as in `--train.lr 1.0e-4` (`-P train.lr=1.0e-4`).
 """
 _PER = {
     "project": "",
-    "model": " `--model` names one of `models` in `params.yaml`.",
-    "setup": " `--model` names one of `models` in `params.yaml`, `--setup` a setup such as `top-4`.",
+    "model": " `--model` names one of `models` in `params.yaml`, or a checkpoint.",
+    "setup": " `--model` names one of `models` in `params.yaml`, or a checkpoint, `--setup` a setup such as `top-4`.",
 }
 
 
