@@ -35,7 +35,7 @@ def test_every_value_is_documented(project_root: Path) -> None:
         ("train.gradient_checkpointing", "true or false", ""),
         ("models.<name>.revision", "text or null", ""),
         ("compute.device", "auto | cpu | cuda | mps", ""),
-        ("lora.targets", "list of q_proj | k_proj | v_proj", ""),
+        ("lora.targets", "list of q_proj | k_proj | v_proj | o_proj | gate_proj | up_proj | down_proj", ""),
         ("tournament.ks", "list of whole number above 0", ""),
         ("tournament.differences.<metric>", "number", " above 0"),
     ],

@@ -25,7 +25,7 @@ from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import backward, phrase_nll
 from headimpact.vlm import attention, packing
-from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.base import PROJECTIONS, EncodedImage, Vlm
 from headimpact.vlm.conversations import Conversation
 from headimpact.vlm.families import FAMILIES, family_class
 from headimpact.vlm.packing import Tokens
@@ -450,12 +450,13 @@ def test_generation_is_the_plain_models(family: str):
 
 
 @families()
-def test_exactly_the_language_models_projections_are_adapted(family: str):
+@pytest.mark.parametrize("targets", [("q_proj", "k_proj", "v_proj"), tuple(PROJECTIONS)])
+def test_exactly_the_language_models_projections_are_adapted(family: str, targets: tuple[str, ...]):
     vlm = fresh(family)
-    settings = lora.LoraSettings(rank=8, alpha=16, targets=("q_proj", "k_proj", "v_proj"))
+    settings = lora.LoraSettings(rank=8, alpha=16, targets=targets)
     adapted = lora.adapted_modules(lora.attach(vlm, [1, 3], settings, seed=0))
     assert adapted == sorted(vlm.projections([3, 1], settings.targets))
-    assert len(adapted) == 6
+    assert len(adapted) == 2 * len(targets)
     assert all(name.startswith(vlm.decoder_path) for name in adapted)
     assert {name.split("layers.")[1].split(".")[0] for name in adapted} == {"1", "3"}
     assert not any("vision" in name or "visual" in name for name in adapted)

@@ -173,6 +173,7 @@ def lora_config(
     rank: int = 8,
     alpha: int = 16,
     targets: Sequence[str] = ("q_proj", "k_proj", "v_proj"),
+    method: str = "lora",
 ) -> LoraConfig:
     """A plain PEFT configuration that adapts the selected layers and nothing else, for ``peft.get_peft_model``.
 
@@ -183,10 +184,12 @@ def lora_config(
         selection: of layers; single heads are no matter of a configuration.
         rank: rank of the adapters (of ``full-K``: what K layers would have, spread over all of them).
         alpha: the adapters are scaled by alpha / rank.
-        targets: the projections to adapt within a layer's attention.
+        targets: the projections to adapt within a layer: of its attention, or of its MLP (``up_proj``, ...).
+        method: lora, dora or rslora.
 
     Raises:
-        InputError: there is nothing to adapt, single heads were selected, or the selection is of another model.
+        InputError: there is nothing to adapt, no such projection, single heads were selected, or the selection is of
+            another model.
     """
     if len(selection.scores) != base.layers:
         raise InputError(
@@ -201,7 +204,7 @@ def lora_config(
     if not selection.layers:
         raise InputError(f"Setup {selection.setup!r} adapts no layer: there is nothing to configure.")
     chosen = cell.placement(selection.layers, (), read_setup(selection.setup).budget, rank)
-    return lora.peft_config(base, chosen.layers, lora.LoraSettings(rank, alpha, targets), chosen.ranks)
+    return lora.peft_config(base, chosen.layers, lora.LoraSettings(rank, alpha, targets, method), chosen.ranks)
 
 
 def attention(base: Vlm, image: Image.Image, phrase: str, layer: int, head: int) -> AttentionMap:

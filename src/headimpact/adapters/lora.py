@@ -30,11 +30,19 @@ class DeadAdapterError(RuntimeError):
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """LoRA hyperparameters (paper, section 5.3): r 8, alpha 16 on the q, k and v projections."""
+    """LoRA hyperparameters (paper, section 5.3): r 8, alpha 16 on the q, k and v projections.
+
+    Attributes:
+        rank: of every update.
+        alpha: an update is scaled by alpha / rank; with rslora by alpha / sqrt(rank).
+        targets: projections of a layer, as in ``headimpact.vlm.base.PROJECTIONS``.
+        method: lora; dora (weight-decomposed, PEFT's ``use_dora``); rslora (rank-stabilised, PEFT's ``use_rslora``).
+    """
 
     rank: int
     alpha: int
     targets: Sequence[str]
+    method: str = "lora"
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ def peft_config(
         for layer, rank in (ranks or {}).items()
         for name in vlm.projections([layer], settings.targets)
     }
+    # What an update is multiplied by stays what it is.
+    power = 0.5 if settings.method == "rslora" else 1
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -87,7 +97,9 @@ def peft_config(
         bias="none",
         target_modules=names,
         rank_pattern=dict(own),
-        alpha_pattern={name: settings.alpha * rank / settings.rank for name, rank in own.items()},
+        alpha_pattern={name: settings.alpha * (rank / settings.rank) ** power for name, rank in own.items()},
+        use_dora=settings.method == "dora",
+        use_rslora=settings.method == "rslora",
     )
 
 
@@ -104,8 +116,8 @@ def attach(
         layers: the layers to adapt.
         settings: hyperparameters.
         seed: of the first weights.
-        ranks: a rank for each of the layers, in the place of ``settings.rank`` (PEFT's ``rank_pattern``); alpha / rank
-            stays what it is.
+        ranks: a rank for each of the layers, in the place of ``settings.rank`` (PEFT's ``rank_pattern``); what an
+            update is multiplied by stays what it is.
 
     Raises:
         DeadAdapterError: PEFT adapted other modules than asked for.
@@ -138,13 +150,18 @@ def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSetti
     a key-value head share its k and v: these rows move for the whole group.
 
     Raises:
-        InputError: no such head, or a target that is not divided into heads by its rows.
+        InputError: no such head, a target that is not divided into heads by its rows, or DoRA.
         DeadAdapterError: PEFT adapted other modules than asked for.
     """
     if beyond := [head for head in heads if not 0 <= head[1] < vlm.heads]:
         raise InputError(f"Head {beyond[0][0]}.{beyond[0][1]} does not exist: a layer has {vlm.heads} heads.")
     if other := [target for target in settings.targets if target not in ("q_proj", "k_proj", "v_proj")]:
         raise InputError(f"Single heads are adapted by the rows of q_proj, k_proj and v_proj, not of {other[0]}.")
+    if settings.method == "dora":
+        raise InputError(
+            "Single heads are not adapted with lora.method dora: it rescales the rows of all heads. Choose lora or "
+            "rslora."
+        )
     layers = sorted({layer for layer, _ in heads})
     peft_model = attach(vlm, layers, settings, seed)
     for layer in layers:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-Projection = Literal["q_proj", "k_proj", "v_proj"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Section(BaseModel):
@@ -159,7 +159,10 @@ class Lora(Section):
     rank: int = Field(gt=0, le=256, description="rank of the update")
     alpha: int = Field(gt=0, description="the update is scaled by alpha / rank")
     targets: tuple[Projection, ...] = Field(
-        strict=False, min_length=1, description="projections of the language model's attention to adapt"
+        strict=False, min_length=1, description="projections of a layer's attention and MLP to adapt"
+    )
+    method: Literal["lora", "dora", "rslora"] = Field(
+        description="lora; dora learns the length of each row beside it; rslora scales by alpha / sqrt(rank)"
     )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from headimpact.errors import InputError
 from headimpact.vlm import attention, decoder, native
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, TokenizedConversation
 from headimpact.vlm.geometry import Geometry
@@ -18,6 +19,12 @@ from headimpact.vlm.options import OptionTokens
 from headimpact.vlm.packing import Batch, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 from headimpact.vlm.tokenizing import ImageText
+
+PROJECTIONS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+}
+"""The projections of a decoder layer, and in which part of it each stands."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +155,19 @@ class Vlm(ABC):
         return Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample)
 
     def projections(self, layers: Sequence[int], targets: Sequence[str]) -> list[str]:
-        """Full names of the projections ``targets`` (as ``q_proj``) of some layers' attention.
+        """Full names of the projections ``targets`` (as ``q_proj`` or ``up_proj``) of some layers' attention and MLP.
 
         Full names, because PEFT's ``layers_to_transform`` with bare names adapts the vision tower, too.
+
+        Raises:
+            InputError: there is no such projection.
         """
+        if unknown := [target for target in targets if target not in PROJECTIONS]:
+            raise InputError(f"There is no projection {unknown[0]}: layers have {', '.join(PROJECTIONS)}.")
         return [
-            f"{self.decoder_path}.layers.{layer}.self_attn.{target}" for layer in sorted(layers) for target in targets
+            f"{self.decoder_path}.layers.{layer}.{PROJECTIONS[target]}.{target}"
+            for layer in sorted(layers)
+            for target in targets
         ]
 
     @property
