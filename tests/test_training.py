@@ -394,28 +394,28 @@ def test_validation_perplexity_is_equation_3(parts):
     vlm = tiny("idefics3")
     _, val = parts
     engine = engine_of(vlm)
-    found = validation_perplexity(engine, captions_of(engine, val))
+    found = validation_perplexity(engine, val)
     nll = []
     for sample in val:
         encoded = vlm.encode_image(sample.image())
         nll += [obvious.phrase_nll(vlm, obj.phrase, encoded) for obj in sample.objects]
     assert found == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
     engine = engine_of(vlm, batch_tokens=1)
-    assert validation_perplexity(engine, captions_of(engine, val)) == pytest.approx(found, rel=1e-4)
+    assert validation_perplexity(engine, val) == pytest.approx(found, rel=1e-4)
 
 
 @pytest.mark.parametrize("nll", [800.0, math.nan, math.inf])
 def test_a_perplexity_beyond_numbers_is_infinite(start, monkeypatch, nll):
     monkeypatch.setattr(training, "phrase_nll", lambda engine, images: [(None, None, 1.0, 3), (None, None, nll, 3)])
     run = start()
-    assert validation_perplexity(run.engine, []) == (math.exp(400.5) if nll == 800 else math.inf)
+    assert validation_perplexity(run.engine, run.val) == (math.exp(400.5) if nll == 800 else math.inf)
     monkeypatch.setattr(training, "phrase_nll", lambda engine, images: [(None, None, nll, 3)])
-    assert validation_perplexity(run.engine, []) == math.inf
+    assert validation_perplexity(run.engine, run.val) == math.inf
 
 
 def test_the_first_validation_is_the_bases_own(parts, undisturbed):
     engine = engine_of(tiny("idefics3"))
-    expected = validation_perplexity(engine, captions_of(engine, parts[1]))
+    expected = validation_perplexity(engine, parts[1])
     assert undisturbed.history[0].metric == "val/perplexity"
     assert undisturbed.history[0].value == pytest.approx(expected, rel=1e-6)
 
@@ -521,7 +521,7 @@ def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, family):
     changed = {n for n, p in after.items() if not torch.equal(before[n], p)}
     assert changed == {n for n in after if "lora_" in n}
     assert len(changed) == 2 * len(LAYERS) * 3
-    found = validation_perplexity(run.engine, captions_of(run.engine, two))
+    found = validation_perplexity(run.engine, two)
     assert found == pytest.approx(min(perplexity), rel=1e-6)
 
 

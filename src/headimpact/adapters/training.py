@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from headimpact.data.samples import Sample
 from headimpact.engine import checkpoints
 from headimpact.engine.forward import Engine, Loaded
 from headimpact.engine.phrases import backward, captions, phrase_nll
+from headimpact.engine.portions import go_over
 from headimpact.errors import InputError
 
 _BEST = "best."
@@ -55,15 +57,24 @@ def epoch_order(samples: Sequence[Sample], seed: int, epoch: int) -> list[Sample
     return sorted(samples, key=lambda sample: np.random.default_rng([seed, epoch, sample.id]).random())
 
 
-def validation_perplexity(engine: Engine, images: Iterable[Loaded[None]]) -> float:
-    """Perplexity of the phrases (eq. 3) of some images; infinite where the model gives no usable number."""
-    nll = [value for *_, value, _ in phrase_nll(engine, images)]
+def validation_perplexity(engine: Engine, samples: Sequence[Sample]) -> float:
+    """Perplexity of the phrases (eq. 3) of some images that come round again; infinite where the model gives no usable
+    number."""
+
+    def compute(images: Iterator[Loaded[None]]) -> list[float]:
+        return [value for *_, value, _ in phrase_nll(engine, images)]
+
+    portions = go_over(engine, samples, captions(engine.vlm), compute, keep=True)
+    nll = [value for of_portion in portions for value in of_portion]
     mean = sum(nll) / len(nll)
     return math.exp(mean) if mean < _LARGEST_NLL else math.inf  # not a number is not below it, either
 
 
 class Training:
     """One run: trains the adapter that is attached to a base, keeps the weights of the best validation.
+
+    The engine's processes share the images of every step and of every validation; gradients are summed over them and
+    divided by all answer tokens, so that all make the same step. The first one writes the checkpoint.
 
     Args:
         engine: the base with its adapter attached.
@@ -92,6 +103,7 @@ class Training:
         self.val = [sample for sample in val if sample.objects]
         if not self.train or not self.val:
             raise InputError("Training needs images with objects in both parts, train and val: one has none.")
+        self.places = {sample.id: place for place, sample in enumerate(self.train)}
         self.engine = engine
         self.captions = captions(engine.vlm)
         self.settings = settings
@@ -129,16 +141,32 @@ class Training:
         return self.settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def _images(self, step: int) -> Iterator[Iterator[Loaded[None]]]:
-        """The images of every optimizer step from ``step`` to the end; those of one are taken before the next ones."""
+        """This process's images of every optimizer step from ``step`` to the end; those of one are taken before the
+        next ones."""
         epoch, within = divmod(step, self.steps_per_epoch)
         size = self.settings.batch_images
         while epoch < self.settings.epochs:
-            order = epoch_order(self.train, self.settings.seed, epoch)[within * size :]
-            loaded = self.engine.load(order, self.captions, keep=True)
-            for _ in range(0, len(order), size):
-                yield islice(loaded, size)
+            order = epoch_order(self.train, self.settings.seed, epoch)
+            shares = [self._share(order[first : first + size]) for first in range(within * size, len(order), size)]
+            loaded = self.engine.load([sample for share in shares for sample in share], self.captions, keep=True)
+            for share in shares:
+                yield islice(loaded, len(share))
             next(loaded, None)  # keeps the last one
             epoch, within = epoch + 1, 0
+
+    def _share(self, images: Sequence[Sample]) -> list[Sample]:
+        """What this process does of the images of a step: no process has more than its part of them, and each image
+        goes to the process that had it in earlier epochs, and has kept what is frozen, wherever that allows it."""
+        processes = self.engine.processes
+        room = [math.ceil(len(images) / processes.count)] * processes.count
+        shares: list[list[Sample]] = [[] for _ in room]
+        left = []
+        for sample in images:
+            home = self.places[sample.id] % processes.count
+            (shares[home] if len(shares[home]) < room[home] else left).append(sample)
+        for sample in left:
+            min(shares, key=len).append(sample)
+        return shares[processes.rank]
 
     def _backward(self, loss: Tensor) -> None:
         """Add a loss's gradient to what is there; nothing is added where memory ends on the way."""
@@ -159,7 +187,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         with self.accelerator.autocast():
-            nll, answer_tokens = backward(self.engine, images, self._backward)
+            nll, answer_tokens = self._sum_over_processes(*backward(self.engine, images, self._backward))
         for parameter in self.parameters.values():
             if parameter.grad is not None:
                 parameter.grad /= answer_tokens
@@ -168,8 +196,21 @@ class Training:
         self.optimizer.zero_grad()
         return nll / answer_tokens
 
+    def _sum_over_processes(self, nll: float, tokens: int) -> tuple[float, int]:
+        """Add the gradients of all processes up, in each of them; gives NLL and tokens of all."""
+        processes = self.engine.processes
+        if processes.count == 1:
+            return nll, tokens
+        totals = processes.gather((nll, tokens))
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        total = processes.add(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = total.split([gradient.numel() for gradient in gradients])
+        for parameter, part in zip(self.parameters.values(), parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return sum(part for part, _ in totals), sum(part for _, part in totals)
+
     def _validate(self) -> Iterator[Measurement]:
-        value = validation_perplexity(self.engine, self.engine.load(self.val, self.captions, keep=True))
+        value = validation_perplexity(self.engine, self.val)
         best = min(self._validations(), default=math.inf)
         if self.step > 0 and value < best:
             self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -191,6 +232,8 @@ class Training:
         return bool(before) and min(before) <= min(last)
 
     def _save(self) -> None:
+        if not self.engine.processes.is_first:
+            return
         tensors = dict(self.parameters) | {_BEST + name: tensor for name, tensor in self.best.items()}
         state = {
             "fingerprint": self.fingerprint,
@@ -200,11 +243,11 @@ class Training:
         checkpoints.save(self.checkpoint, tensors, [self.optimizer], state)
 
     def _resume(self) -> bool:
-        if not self.checkpoint.exists():
+        processes = self.engine.processes
+        found = processes.give(self._read_state() if processes.is_first else None)
+        if found is None:
             return False
-        tensors, moments, state = checkpoints.load(self.checkpoint)
-        if state["fingerprint"] != self.fingerprint:
-            return False
+        tensors, moments, state = found
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])
@@ -213,6 +256,13 @@ class Training:
         self.history = [Measurement(*row) for row in state["history"]]
         self.step = state["step"]
         return True
+
+    def _read_state(self) -> tuple[dict[str, Tensor], checkpoints.Moments, dict[str, Any]] | None:
+        """What the checkpoint holds, if it is of the same training."""
+        if not self.checkpoint.exists():
+            return None
+        found = checkpoints.load(self.checkpoint)
+        return found if found[-1]["fingerprint"] == self.fingerprint else None
 
     def run(self) -> Iterator[Measurement]:
         """Train to the end or to early stopping; yields every measurement, those of a resumed part first. Afterwards

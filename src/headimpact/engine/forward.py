@@ -22,6 +22,7 @@ from headimpact.engine.frozen import Disk, Frozen, Memory, fingerprint
 from headimpact.engine.stream import stream
 from headimpact.errors import InputError
 from headimpact.files import digest_file
+from headimpact.processes import ALONE, Processes
 from headimpact.vlm import packing
 from headimpact.vlm.attention import RowCapture
 from headimpact.vlm.base import EncodedImage, Vlm
@@ -139,6 +140,7 @@ class Engine:
         first: the lowest layer that an adapter changes; what comes below it is frozen, and kept.
         folder: where frozen tensors are kept beyond this process; None: nowhere.
         tell: says what a person should know.
+        processes: who shares work on images with this base (:mod:`headimpact.engine.portions`).
     """
 
     vlm: Vlm
@@ -146,6 +148,7 @@ class Engine:
     first: int = 0
     folder: Path | None = None
     tell: Callable[[str], None] = print
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         """Begin with nothing kept but what lies in the folder."""

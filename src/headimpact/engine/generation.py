@@ -7,7 +7,9 @@ from typing import TypeVar
 from PIL import Image
 
 from headimpact.engine.forward import WINDOW, Engine
+from headimpact.engine.portions import spread
 from headimpact.engine.stream import stream
+from headimpact.engine.watch import Watch, unwatched
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.packing import Tokens
 
@@ -15,15 +17,20 @@ T = TypeVar("T")
 
 
 def generate(
-    engine: Engine, items: Sequence[T], ask: Callable[[T], tuple[Image.Image, str]], max_new_tokens: int
+    engine: Engine,
+    items: Sequence[T],
+    ask: Callable[[T], tuple[Image.Image, str]],
+    max_new_tokens: int,
+    watch: Watch = unwatched,
 ) -> Iterator[str]:
-    """What a model says, greedily, to prompts about pictures, in their order.
+    """What a model says, greedily, to prompts about pictures, in their order, in every process; each does its share.
 
     Args:
         engine: the base.
         items: whatever ``ask`` knows.
         ask: gives the picture and the prompt of one; it runs in a worker process.
         max_new_tokens: longer answers are cut off.
+        watch: shows the answers of the first process.
 
     Raises:
         InputError: as ``ask``, or the device's memory is too small for a single prompt.
@@ -34,10 +41,23 @@ def generate(
         encoded = engine.vlm.encode_image(picture)
         return engine.vlm.prompt(prompt, encoded.grid), encoded
 
-    settings = engine.settings
-    prepared = stream(items, prepare, settings.workers, settings.prefetch, engine.vlm.device.type == "cuda")
-    while window := list(islice(prepared, WINDOW)):
-        yield from _together(engine, window, max_new_tokens)
+    windows = [items[start : start + WINDOW] for start in range(0, len(items), WINDOW)]
+    settings, processes = engine.settings, engine.processes
+
+    def of(numbers: Sequence[int]) -> Iterator[list[str]]:
+        own = [item for number in numbers for item in windows[number]]
+        prepared = stream(own, prepare, settings.workers, settings.prefetch, engine.vlm.device.type == "cuda")
+        texts = (
+            text
+            for number in processes.heed(numbers)
+            for text in _together(engine, list(islice(prepared, len(windows[number]))), max_new_tokens)
+        )
+        shown = watch if processes.is_first else unwatched
+        followed = iter(shown(texts, len(own), "answering"))
+        return (list(islice(followed, len(windows[number]))) for number in numbers)
+
+    for texts in spread(processes, len(windows), of):
+        yield from texts
 
 
 def _together(engine: Engine, window: Sequence[tuple[Tokens, EncodedImage]], max_new_tokens: int) -> list[str]:

@@ -1,15 +1,16 @@
 """Open-ended answers: what a model says of an image and of each object cut out of it, scored against the phrases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from PIL import Image
 
 from headimpact.data.samples import KeyObject, Sample
-from headimpact.engine.forward import Engine
+from headimpact.engine.forward import Engine, Loaded
 from headimpact.engine.generation import generate
 from headimpact.engine.phrases import captions, phrase_nll
+from headimpact.engine.portions import go_over
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
@@ -102,7 +103,7 @@ def answer_images(
         for sample in samples
         for one in [(sample, None, describe), (sample, None, ask), *_cutouts(sample, describe)]
     ]
-    texts = iter(watch(generate(engine, asked, _picture, max_new_tokens), len(asked), "answering"))
+    texts = generate(engine, asked, _picture, max_new_tokens, watch)
     rows: list[dict[str, object]] = []
     for sample in samples:
         whole = {"caption": (describe, next(texts)), "question": (ask, next(texts))}
@@ -129,5 +130,11 @@ def _row(vlm: Vlm, sample: Sample, obj: KeyObject, kind: str, prompt: str, text:
 
 def reference_log_prob(engine: Engine, samples: Sequence[Sample]) -> pd.Series:
     """Mean log-probability (nats a token) of every object's phrase as the caption of its image, by object id."""
-    images = engine.load(samples, captions(engine.vlm))
-    return pd.Series({obj.id: -nll for _, obj, nll, _ in phrase_nll(engine, images)}, name="reference_log_prob")
+
+    def compute(images: Iterator[Loaded[None]]) -> dict[int, float]:
+        return {obj.id: -nll for _, obj, nll, _ in phrase_nll(engine, images)}
+
+    found: dict[int, float] = {}
+    for of_portion in go_over(engine, samples, captions(engine.vlm), compute):
+        found |= of_portion
+    return pd.Series(found, name="reference_log_prob")

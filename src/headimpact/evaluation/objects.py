@@ -10,7 +10,8 @@ from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.engine import likelihood
-from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.forward import Engine, Forward, Loaded, Prepare, Prepared
+from headimpact.engine.portions import go_over
 from headimpact.engine.watch import Watch
 from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.vlm.base import Vlm
@@ -55,12 +56,13 @@ def evaluate(engine: Engine, samples: Sequence[Sample], seed: int, watch: Watch)
         InputError: as for :func:`headimpact.evaluation.questions.draw_questions`.
     """
     questions = draw_questions(samples, seed)
-    images = engine.load(samples, _described_and_asked(engine.vlm, questions))
-    rows: Iterator[Any] = (
-        asdict(result)
-        for prepared, read in watch(engine.read(images, _read), len(samples), "evaluating")
-        for result in _results(prepared, read, questions)
-    )
+
+    def compute(images: Iterator[Loaded[list[Tensor | None]]]) -> list[ObjectResult]:
+        return [result for read in engine.read(images, _read) for result in _results(*read, questions)]
+
+    prepare = _described_and_asked(engine.vlm, questions)
+    portions = go_over(engine, samples, prepare, compute, watch, "evaluating")
+    rows: Iterator[Any] = (asdict(result) for results in portions for result in results)
     return pd.DataFrame(rows)
 
 

@@ -5,7 +5,7 @@ Over all orders every option stands beside every label equally often.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
-from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.forward import Engine, Forward, Loaded, Prepare, Prepared
+from headimpact.engine.portions import Arrays, go_over, join
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import Question
@@ -105,12 +106,14 @@ def ask_in_orders(
         orders: which option of the question stands beside each label.
         watch: shows the images.
     """
-    images = engine.load(samples, _in_orders(engine.vlm, questions, orders))
-    log_probs = [
-        torch.stack(of_image)
-        for _, of_image in watch(engine.read(images, _label_log_probabilities), len(samples), "asking in all orders")
-    ]
-    return torch.cat(log_probs).reshape(-1, *orders.shape).numpy()
+
+    def compute(images: Iterator[Loaded[list[Tensor]]]) -> Arrays:
+        read = engine.read(images, _label_log_probabilities)
+        return join({"log_probs": torch.stack(of_image).numpy()} for _, of_image in read)
+
+    prepare = _in_orders(engine.vlm, questions, orders)
+    found = join(go_over(engine, samples, prepare, compute, watch, "asking in all orders"))
+    return found["log_probs"].reshape(-1, *orders.shape)
 
 
 def _in_orders(

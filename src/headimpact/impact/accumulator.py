@@ -1,7 +1,7 @@
 """Scores of heads on objects, collected one layer at a time (:mod:`headimpact.impact.layer_scores`), forward after
 forward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -54,26 +54,41 @@ class ImpactAccumulator:
         self._ids += ids
         self._scores.append(scores)
 
-    def result(self) -> Impact:
-        """All closed forwards together.
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All closed forwards together, by the names that :class:`Impact` has; empty arrays where nothing was scored.
 
         Raises:
-            ValueError: a forward was not closed, or an object came twice.
-            InputError: no object was scored.
+            ValueError: a forward was not closed.
         """
         if any(self._open):
             raise ValueError("The last forward was not closed.")
-        if not self._ids:
-            raise InputError("No object was scored: every one was skipped, or the data holds none.")
-        if len(set(self._ids)) < len(self._ids):
-            raise ValueError("An object was scored twice.")
-        ids = np.array(self._ids, dtype=np.int64)
-        scores = np.concatenate(self._scores, axis=1)
-        return Impact(ids[:, 0], ids[:, 1], *scores)
+        ids = np.array(self._ids, dtype=np.int64).reshape(-1, 2)
+        nothing = np.empty((len(SCORES), 0, len(self._open), self._heads), dtype=np.float32)
+        scores = np.concatenate(self._scores or [nothing], axis=1)
+        return {"image_ids": ids[:, 0], "object_ids": ids[:, 1]} | dict(zip(SCORES, scores, strict=True))
+
+    def result(self) -> Impact:
+        """All closed forwards together; raises as :meth:`arrays` and :func:`impact_of` do."""
+        return impact_of(self.arrays())
 
     def _gather(self, name: str) -> Float[np.ndarray, "objects layers heads"]:
         layers = [torch.cat([getattr(scores, name) for scores in layer]) for layer in self._open]
         return torch.stack(layers, dim=1).float().cpu().numpy()
+
+
+def impact_of(arrays: Mapping[str, np.ndarray]) -> Impact:
+    """The impact that :meth:`ImpactAccumulator.arrays` of several portions make.
+
+    Raises:
+        ValueError: an object came twice.
+        InputError: no object was scored.
+    """
+    impact = Impact(arrays["image_ids"], arrays["object_ids"], *(arrays[name] for name in SCORES))
+    if not len(impact.object_ids):
+        raise InputError("No object was scored: every one was skipped, or the data holds none.")
+    if len(np.unique(np.stack([impact.image_ids, impact.object_ids]), axis=1).T) < len(impact.object_ids):
+        raise ValueError("An object was scored twice.")
+    return impact
 
 
 def _require_iou(iou: Float[np.ndarray, "objects layers heads"], ids: list[tuple[int, int]]) -> None:

@@ -1,7 +1,7 @@
 """Head Impact of a model under every variation of its definition: the attention of three choices of query rows is read
 off one packed forward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
-from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.forward import Engine, Forward, Loaded, Prepare, Prepared
+from headimpact.engine.portions import Arrays, Kept, go_over, join
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
-from headimpact.impact.scoring import ChanceSettings, OtherObjects, Skipped
-from headimpact.impact.variations import BLOB_COVERAGE, Rows, Scores, Variation, ellipse, join, score
+from headimpact.impact.scoring import ChanceSettings, OtherObjects, Skipped, skipped_arrays, skipped_of
+from headimpact.impact.variations import BLOB_COVERAGE, SCORES, Rows, Scores, Variation, ellipse, score
 from headimpact.vlm import attention
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.packing import Tokens
@@ -55,6 +56,7 @@ def examine(
     everything: Sequence[Sample],
     settings: ChanceSettings,
     watch: Watch = unwatched,
+    kept: Kept | None = None,
 ) -> Examination:
     """Score every head under every variation.
 
@@ -65,31 +67,47 @@ def examine(
         everything: all samples of the part; masks for the chance level are drawn from them, as ``score_images`` does.
         settings: how masks come about; thresholds are the variations' own.
         watch: shows the images.
+        kept: where the scores of portions are kept, if anywhere.
 
     Raises:
         InputError: fewer than two images have objects, every object was skipped, or an attention is not finite.
     """
-    parts: dict[str, list[Scores]] = {variation.name: [] for variation in variations}
-    ids: list[tuple[int, int]] = []
-    skipped: list[Skipped] = []
-    images = engine.load(samples, _covered(engine.vlm, OtherObjects(everything), settings))
-    for prepared, maps in watch(engine.read(images, _maps), len(samples), "examining"):
-        sample, facts = prepared.sample, prepared.facts
-        skipped += facts.skipped
-        if not facts.objects:
-            continue
-        by_rows: dict[Rows, Tensor] = {rows: torch.stack([of[rows] for of in maps]) for rows in QUERIES}
-        if not all(of.isfinite().all() for of in by_rows.values()):
-            raise InputError(f"The attention on image {sample.id} is not finite: load the base in float32.")
-        for variation in variations:
-            scores = score(variation, by_rows[variation.rows], facts.covered, facts.foreign, facts.blob)
-            parts[variation.name].append(scores)
-        ids += [(sample.id, obj.id) for obj in facts.objects]
-    if not ids:
+
+    def compute(images: Iterator[Loaded[_Covered]]) -> Arrays:
+        return join(_examined(*read, variations) for read in engine.read(images, _maps))
+
+    prepare = _covered(engine.vlm, OtherObjects(everything), settings)
+    found = join(go_over(engine, samples, prepare, compute, watch, "examining", kept))
+    if "image_ids" not in found:
         raise InputError("No object was examined: every one was skipped, or the data holds none.")
-    image_ids, object_ids = np.array(ids, dtype=np.int64).T
-    scores_by_variation = {name: join(of_images) for name, of_images in parts.items()}
-    return Examination(image_ids, object_ids, scores_by_variation, tuple(skipped))
+    scores = {
+        variation.name: Scores(**{name: found[_column(number, name)] for name in SCORES})
+        for number, variation in enumerate(variations)
+    }
+    return Examination(found["image_ids"], found["object_ids"], scores, tuple(skipped_of(found)))
+
+
+def _examined(
+    prepared: Prepared[_Covered], maps: Sequence[dict[Rows, Tensor]], variations: Sequence[Variation]
+) -> Arrays:
+    """The scores of the objects of one image."""
+    sample, facts = prepared.sample, prepared.facts
+    arrays = skipped_arrays(facts.skipped)
+    if not facts.objects:
+        return arrays
+    by_rows: dict[Rows, Tensor] = {rows: torch.stack([of[rows] for of in maps]) for rows in QUERIES}
+    if not all(of.isfinite().all() for of in by_rows.values()):
+        raise InputError(f"The attention on image {sample.id} is not finite: load the base in float32.")
+    arrays["image_ids"] = np.full(len(facts.objects), sample.id, dtype=np.int64)
+    arrays["object_ids"] = np.array([obj.id for obj in facts.objects], dtype=np.int64)
+    for number, variation in enumerate(variations):
+        scores = score(variation, by_rows[variation.rows], facts.covered, facts.foreign, facts.blob)
+        arrays |= {_column(number, name): getattr(scores, name) for name in SCORES}
+    return arrays
+
+
+def _column(variation: int, score: str) -> str:
+    return f"{variation} {score}"
 
 
 def _covered(vlm: Vlm, others: OtherObjects, settings: ChanceSettings) -> Prepare[_Covered]:

@@ -1,6 +1,6 @@
 """Head Impact of a model on images: read off packed forwards, layer after layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from headimpact import clock
 from headimpact.data.samples import KeyObject, Sample
-from headimpact.engine.forward import Engine, Forward, Prepare, Prepared
+from headimpact.engine.forward import Engine, Forward, Loaded, Prepare, Prepared
+from headimpact.engine.portions import Arrays, Kept, go_over, join
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
-from headimpact.impact.accumulator import ImpactAccumulator
+from headimpact.impact.accumulator import ImpactAccumulator, impact_of
 from headimpact.impact.head_impact import Impact
 from headimpact.impact.layer_scores import LayerScores, score_layer
 from headimpact.vlm import attention
@@ -97,7 +98,11 @@ class ChanceSettings:
 
 
 def score_images(
-    engine: Engine, samples: Sequence[Sample], settings: ChanceSettings, watch: Watch = unwatched
+    engine: Engine,
+    samples: Sequence[Sample],
+    settings: ChanceSettings,
+    watch: Watch = unwatched,
+    kept: Kept | None = None,
 ) -> tuple[Impact, list[Skipped]]:
     """Score images against the masks of their objects; the chance level comes from the masks of other images.
 
@@ -106,6 +111,7 @@ def score_images(
         samples: all images to score; masks for the chance level are drawn from them.
         settings: how masks come about.
         watch: shows the images.
+        kept: where the scores of portions are kept, if anywhere.
 
     Returns:
         The scores, and the objects that have none.
@@ -113,18 +119,38 @@ def score_images(
     Raises:
         InputError: fewer than two images have objects, or no object was scored.
     """
-    vlm, skipped = engine.vlm, []
-    accumulator = ImpactAccumulator(vlm.layers, vlm.heads)
-    images = engine.load(samples, _masked(vlm, samples, settings))
-    for prepared, scores in watch(engine.read(images, _read), len(samples), "scoring"):
-        skipped += prepared.facts.skipped
-        if not scores:
-            continue
-        for layer, of_layer in enumerate(torch.stack(scores, dim=1)):
-            accumulator.update(layer, LayerScores(*of_layer.unbind(dim=1)))
-        objects = prepared.facts.objects
-        accumulator.close([prepared.sample.id] * len(objects), [obj.id for obj in objects])
-    return accumulator.result(), skipped
+
+    def compute(images: Iterator[Loaded[_Masked]]) -> Arrays:
+        skipped: list[Skipped] = []
+        accumulator = ImpactAccumulator(engine.vlm.layers, engine.vlm.heads)
+        for prepared, scores in engine.read(images, _read):
+            skipped += prepared.facts.skipped
+            if not scores:
+                continue
+            for layer, of_layer in enumerate(torch.stack(scores, dim=1)):
+                accumulator.update(layer, LayerScores(*of_layer.unbind(dim=1)))
+            objects = prepared.facts.objects
+            accumulator.close([prepared.sample.id] * len(objects), [obj.id for obj in objects])
+        return accumulator.arrays() | skipped_arrays(skipped)
+
+    prepare = _masked(engine.vlm, samples, settings)
+    found = join(go_over(engine, samples, prepare, compute, watch, "scoring", kept))
+    return impact_of(found), skipped_of(found)
+
+
+_SKIPPED = ("skipped_image", "skipped_object", "skipped_reason")
+
+
+def skipped_arrays(skipped: Sequence[Skipped]) -> Arrays:
+    """Skipped objects as arrays."""
+    columns = [[one.image_id for one in skipped], [one.object_id for one in skipped], [one.reason for one in skipped]]
+    types = (np.int64, np.int64, np.str_)
+    return {name: np.array(column, dtype=kind) for name, column, kind in zip(_SKIPPED, columns, types, strict=True)}
+
+
+def skipped_of(arrays: Arrays) -> list[Skipped]:
+    """What :func:`skipped_arrays` holds."""
+    return [Skipped(*values) for values in zip(*(arrays[name].tolist() for name in _SKIPPED), strict=True)]
 
 
 def _masked(vlm: Vlm, samples: Sequence[Sample], settings: ChanceSettings) -> Prepare[_Masked]:

@@ -68,6 +68,9 @@ def variations(coverage: float) -> list[Variation]:
     ]
 
 
+SCORES = ("iou", "chance", "blob", "ones")
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """The objects of one or more images under one variation. NaN where nothing of a mask is left.
@@ -85,12 +88,6 @@ class Scores:
     def hi(self) -> Float[np.ndarray, "layers heads"]:
         """Head Impact, eq. 2."""
         return _mean(self.iou)
-
-
-def join(parts: list[Scores]) -> Scores:
-    """The objects of several images together."""
-    names = ("iou", "chance", "blob", "ones")
-    return Scores(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 def score(

@@ -19,6 +19,7 @@ from headimpact.data.samples import Sample
 from headimpact.engine import likelihood
 from headimpact.engine.forward import Engine, Forward, Loaded
 from headimpact.engine.phrases import backward, captions
+from headimpact.engine.portions import Arrays, Kept, go_over, join
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
 from headimpact.selection.localisation import localisation, spatial_entropy
@@ -72,7 +73,11 @@ class ImageAttention:
 
 
 def measure(
-    engine: Engine, samples: Sequence[Sample], targets: Sequence[str], watch: Watch = unwatched
+    engine: Engine,
+    samples: Sequence[Sample],
+    targets: Sequence[str],
+    watch: Watch = unwatched,
+    kept: Kept | None = None,
 ) -> LayerMeasures:
     """Measure every layer of a base.
 
@@ -81,33 +86,49 @@ def measure(
         samples: images; every object has a phrase.
         targets: the projections that LoRA would adapt.
         watch: shows the images.
+        kept: where what was measured of portions is kept, if anywhere.
 
     Raises:
         InputError: there is no object, or a phrase without a token.
     """
-    gradients, drops, attentions, image_ids = [], [], [], []
-    loaded = iter(watch(engine.load(samples, captions(engine.vlm)), len(samples), "measuring"))
-    while images := list(islice(loaded, _TOGETHER)):
-        for image in images:
-            sample = image.prepared.sample
-            if not all(len(tokens.target) for tokens in image.prepared.conversations):
-                raise InputError(f"Image {sample.id} has an object whose phrase has no token: leave it out.")
-            image_ids += [sample.id] * len(sample.objects)
-            gradients.append(gradient(engine, image, targets))
-        drops.append(knockout(engine, images))
-        attentions.append(image_attention(engine, images))
-    if not image_ids:
+
+    def compute(images: Iterator[Loaded[None]]) -> Arrays:
+        return join(_measured(engine, together, targets) for together in _by(_TOGETHER, images))
+
+    found = join(go_over(engine, samples, captions(engine.vlm), compute, watch, "measuring", kept))
+    if not found:
         raise InputError("No object was measured: the data holds none.")
-    share = np.concatenate([attended.share for attended in attentions])
-    entropy = np.concatenate([attended.entropy for attended in attentions])
-    drop, drop_error = clustered_means(np.concatenate(drops), np.array(image_ids))
+    drop, drop_error = clustered_means(found["drops"], found["image_ids"])
     values = {
-        "gradient": np.mean(gradients, axis=0),
+        "gradient": np.mean(found["gradients"], axis=0),
         "knockout": drop,
-        "share": share.mean(axis=0),
-        "localisation": localisation(share, entropy),
+        "share": found["share"].mean(axis=0),
+        "localisation": localisation(found["share"], found["entropy"]),
     }
     return LayerMeasures(values, {"knockout": drop_error})
+
+
+def _by(size: int, images: Iterator[Loaded[None]]) -> Iterator[list[Loaded[None]]]:
+    while together := list(islice(images, size)):
+        yield together
+
+
+def _measured(engine: Engine, images: Sequence[Loaded[None]], targets: Sequence[str]) -> Arrays:
+    image_ids, gradients = [], []
+    for image in images:
+        sample = image.prepared.sample
+        if not all(len(tokens.target) for tokens in image.prepared.conversations):
+            raise InputError(f"Image {sample.id} has an object whose phrase has no token: leave it out.")
+        image_ids += [sample.id] * len(sample.objects)
+        gradients.append(gradient(engine, image, targets))
+    drops, attended = knockout(engine, images), image_attention(engine, images)
+    return {
+        "image_ids": np.array(image_ids),
+        "gradients": np.stack(gradients),
+        "drops": drops,
+        "share": attended.share,
+        "entropy": attended.entropy,
+    }
 
 
 def gradient(engine: Engine, image: Loaded[None], targets: Sequence[str]) -> Float[np.ndarray, " layers"]:
