@@ -10,9 +10,9 @@ from transformers import Florence2Processor
 
 from headimpact.data import annotators, grounding
 from headimpact.data.grounding import Grounder
-from headimpact.data.journal import Processes
 from headimpact.data.lines import Captioned, Grounded, Phrase, read
 from headimpact.errors import InputError
+from headimpact.processes import Processes
 
 ALONE = Processes()
 
@@ -242,12 +242,6 @@ def test_a_checkpoint_with_settings_in_two_files_is_loaded(tmp_path, grounder):
     assert processor.image_processor.size == grounder.processor.image_processor.size
     assert processor.num_image_tokens == grounder.processor.num_image_tokens
     assert processor.image_processor.backend == "pil"
-
-
-def test_one_process_is_alone():
-    processes = annotators.launched("cpu")
-    assert (processes.rank, processes.count) == (0, 1)
-    processes.wait()
 
 
 def without(folder: Path, name: str) -> None:

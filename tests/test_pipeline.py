@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from headimpact import processes
 from headimpact.errors import InputError
 from headimpact.files import digest_file, write_json
 from headimpact.lifecycle import code, graph, jobs, layout, pipeline, written
@@ -16,6 +17,7 @@ from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.params import load
 from headimpact.lifecycle.registry import STEPS
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import Processes
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODEL = "tiny-smolvlm"
@@ -77,11 +79,11 @@ def write_output(step: str, config: Config, job: Job) -> Summary:
     return Summary(step, [])
 
 
-def run(step: str, job: Job = TOP, **overrides: str) -> None:
+def run(step: str, job: Job = TOP, **overrides: str) -> list[Summary]:
     """A direct run, as from the command line."""
     config = load(layout.PARAMS, {key.replace("__", "."): text for key, text in overrides.items()})
     overridden = config != load(layout.PARAMS)
-    pipeline.run(step, config, job, overridden, lambda name: lambda c, j: write_output(name, c, j))
+    return pipeline.run(step, config, job, overridden, lambda name: lambda c, j: write_output(name, c, j))
 
 
 def ran(sources: bool = False) -> list[str]:
@@ -303,13 +305,17 @@ def test_of_several_processes_the_first_records_and_none_builds(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match=r"(?s)stale: download\. Several processes.*dvc repro download"):
         run("ground")
+    waited: list[str] = []
+    monkeypatch.setattr(processes, "launched", lambda device: Processes(0, 2, lambda: waited.append(device)))
     monkeypatch.setenv("RANK", "1")
-    run("ground")
+    assert run("ground") == []
+    assert waited == ["auto"]
     assert ran(sources=True) == ["ground"]
     assert graph.stale(["ground"]) == ["download", "ground"]
     graph.reproduce(["download"])
     monkeypatch.setenv("RANK", "0")
     run("ground")
+    assert waited == ["auto"] * 2
     assert graph.stale(["ground"]) == []
 
 
@@ -462,7 +468,7 @@ def test_a_report_shows_what_is_there(project: Path, in_git: None, capsys: pytes
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
-@pytest.mark.parametrize("step", sorted(set(STEPS) - {"ground", "segment"}))
+@pytest.mark.parametrize("step", sorted(name for name, step in STEPS.items() if not step.shares))
 def test_several_processes_are_refused_where_they_cannot_share(
     monkeypatch: pytest.MonkeyPatch, step: str, variable: str
 ) -> None:

@@ -12,11 +12,11 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from headimpact.data import annotators, masks, segmentation, segmented
 from headimpact.data.coco import images_path, read_part
-from headimpact.data.journal import Processes
 from headimpact.data.lines import Captioned, Grounded, Phrase, Segment, Segmented, read, to_json
 from headimpact.data.segmentation import Segmenter, mask_of
 from headimpact.data.writing import write_part
 from headimpact.errors import InputError
+from headimpact.processes import Processes
 
 ALONE = Processes()
 

@@ -13,11 +13,11 @@ import toy_models
 import web
 
 from headimpact.data.coco import PARTS, images_path, read_part
-from headimpact.data.journal import Processes
 from headimpact.errors import InputError
 from headimpact.lifecycle import config, layout, params, registry
 from headimpact.lifecycle.steps import data, download, ground, model_pass, segment, sources
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import Processes
 
 STEPS = {"download": download.run, "ground": ground.run, "segment": segment.run, "data": data.run}
 

@@ -131,7 +131,9 @@ class Processes:
         if self.group is None:
             yield folder
             return
-        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} if self.is_first else {}
+        files: dict[str, bytes] = {}
+        if self.is_first and folder.is_dir():
+            files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         files = self.give(files)
         with tempfile.TemporaryDirectory(prefix="headimpact-") as name:
             copy = folder if self.is_first else Path(name)
@@ -194,7 +196,7 @@ def _meet(device: str) -> Processes:
                 f"{count_launched()} processes were started, but {state.num_processes} found each other: start them "
                 "with accelerate launch or torch.distributed.run."
             )
-        group = distributed.new_group(backend="gloo", timeout=_SHARE_PATIENCE)
+        group: Any = distributed.new_group(backend="gloo", timeout=_SHARE_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"The processes did not find each other: {str(error).splitlines()[0]}") from None
     _end_with_the_others()

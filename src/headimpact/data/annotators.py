@@ -4,12 +4,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from accelerate import PartialState
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
@@ -17,13 +15,11 @@ from transformers.utils import logging as transformers_logging
 
 from headimpact import devices, hub
 from headimpact.data.images import open_image
-from headimpact.data.journal import Processes, Work, complete
+from headimpact.data.journal import Work, complete
 from headimpact.data.lines import Line, read
 from headimpact.errors import InputError
 from headimpact.files import digest_file
-
-# Processes wait for each other once, at the end; how long depends on how much each had to do.
-_PATIENCE = timedelta(days=7)
+from headimpact.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -105,17 +101,6 @@ def load(
     return Model(network.to(target).eval(), folder, facts)
 
 
-def launched(device: str) -> Processes:
-    """The processes of ``accelerate launch``; this one alone where there was none. Chooses this one's GPU.
-
-    Args:
-        device: as in ``devices.choose_device``. On a CPU the processes find each other only if they know that it is
-            a CPU: otherwise each takes itself for the only process.
-    """
-    state = PartialState(cpu=devices.choose_device(device).type == "cpu", timeout=_PATIENCE)
-    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
-
-
 def _check_kind(source: str, folder: Path, kinds: Collection[str]) -> None:
     try:
         kind = AutoConfig.from_pretrained(folder).model_type
@@ -171,7 +156,7 @@ def annotate(
         images: the folder of images.
         output: the lines that it writes, replaced if it exists.
         group_images: images in one batch of the model.
-        processes: who shares the work (``launched``).
+        processes: who shares the work (``processes.launched``).
         progress: wraps the groups of this process, given their number.
 
     Returns:

@@ -24,19 +24,7 @@ from typing import Any, BinaryIO, Generic
 from headimpact.data.lines import Kind, Line, from_json, to_json
 from headimpact.errors import InputError
 from headimpact.files import write_json
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share the work, seen from one of them.
-
-    Attributes:
-        wait: returns when every process has called it.
-    """
-
-    rank: int = 0
-    count: int = 1
-    wait: Callable[[], None] = lambda: None
+from headimpact.processes import Processes
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from headimpact import processes
 from headimpact.errors import InputError
 from headimpact.lifecycle import layout, params, values
 from headimpact.lifecycle.config import Config, Job
@@ -179,7 +180,9 @@ def _run(step: str, arguments: list[str] | None, model: str | None, setup: str |
             gc.enable()
             return run
 
-        for summary in pipeline.run(step, loaded, job, loaded != plain, function):
+        summaries = pipeline.run(step, loaded, job, loaded != plain, function)
+        processes.leave()
+        for summary in summaries:
             print_summary(summary)
 
 
@@ -255,7 +258,8 @@ def _errors_told(debug: bool) -> Iterator[None]:
     except InputError as error:
         if debug:
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        if (message := processes.told_here(error)) is not None:
+            print(f"Error: {message}", file=sys.stderr, flush=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -213,6 +213,11 @@ def training_state(model: str, setup: str) -> Path:
     return Path("outputs/checkpoints") / model / f"{alias(setup)}.safetensors"
 
 
+def kept_portions(model: str, step: str) -> Path:
+    """What a killed score, measure or examine goes on from (engine.portions); not an output."""
+    return Path("outputs/checkpoints") / model / step
+
+
 def pretraining_state(model: str) -> Path:
     """The state that a killed pretrain goes on from; not an output."""
     return Path("outputs/checkpoints") / model / "pretrain.safetensors"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headimpact import processes
 from headimpact.data import checking
 from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json
@@ -26,9 +27,6 @@ from headimpact.lifecycle.summary import Summary
 from headimpact.selection.setups import check_setup
 
 Function = Callable[[Config, Job], Summary]
-# What tells a process how many there are: accelerate's own list (accelerate.state).
-_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def run(name: str, config: Config, job: Job, overridden: bool, function: Callable[[str], Function]) -> list[Summary]:
@@ -51,29 +49,46 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
         os.environ.pop("MLFLOW_RUN_ID", None)  # inherited from whoever called `dvc repro`: not this step's run
         code.check_current(STEPS[name], config, job.model)
         return [function(name)(config, job)]
-    if _first_of(_RANKS, 0):
-        return [function(name)(config, job)]  # the first process of several does what follows
+    following = STEPS[name].then
+    if not processes.is_first():
+        for step in (name, following) if following else (name,):
+            _do(config, job, function(step))
+        return []  # the first process does and tells the rest
     code.refresh(config)
     with graph.opened():
         work = (name, job)
         jobs.enter([work], config)
         verify(work, config)
         build_upstream(work, config)
+        after = (following, job) if following else None
+        if after and processes.count_launched() > 1:
+            _build_before(after, config)  # refused before a long work begins
         summaries = [_run(work, config, overridden, function(name))]
-        if following := STEPS[name].then:
+        if after:
             # What it reads has just been made, perhaps with other values than those of params.yaml.
-            after = (following, job)
-            jobs.enter([after], config)
-            build([above for above in jobs.upstream(after, config) if above[0] == following], config)
-            summaries.append(_run(after, config, overridden, function(following)))
+            _build_before(after, config)
+            summaries.append(_run(after, config, overridden, function(after[0])))
     return summaries
+
+
+def _build_before(after: Work, config: Config) -> None:
+    """Build what the step that follows shows its result beside."""
+    jobs.enter([after], config)
+    build([above for above in jobs.upstream(after, config) if above[0] == after[0]], config)
 
 
 def _run(work: Work, config: Config, overridden: bool, function: Function) -> Summary:
     with _locked(work, config):
         before = graph.inputs(jobs.stage_name(work, config))
-        summary = function(config, work[1])
+        summary = _do(config, work[1], function)
     _record(work, config, before, overridden)
+    return summary
+
+
+def _do(config: Config, job: Job, function: Function) -> Summary:
+    """Run a step; of several processes none goes on before the first has written what it makes."""
+    summary = function(config, job)
+    processes.launched(config.compute.device).wait()
     return summary
 
 
@@ -108,17 +123,16 @@ def check_processes(command: str) -> None:
     Raises:
         InputError: `accelerate launch` (or mpirun) started several.
     """
-    count = _first_of(_WORLD_SIZES, 1)
+    count = processes.count_launched()
     if count > 1 and not (command in STEPS and STEPS[command].shares):
-        sharing = ", ".join(name for name, step in STEPS.items() if step.shares)
         raise InputError(
             f"{command} was started in {count} processes, which cannot share its work: each would do all of it. Run it "
-            f"once, without accelerate launch. Several processes can share: {sharing}."
+            f"once, without accelerate launch. Several processes can share: {_sharing()}."
         )
 
 
-def _first_of(names: tuple[str, ...], otherwise: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), otherwise)
+def _sharing() -> str:
+    return ", ".join(name for name, step in STEPS.items() if step.shares)
 
 
 def verify(work: Work, config: Config) -> None:
@@ -167,10 +181,11 @@ def build(works: list[Work], config: Config) -> None:
     stages = list(dict.fromkeys(jobs.stage_name(work, config) for work in works))
     if not stages or not (needed := graph.stale(stages)):
         return
-    if _first_of(_WORLD_SIZES, 1) > 1:
+    if processes.count_launched() > 1:
         raise InputError(
-            f"Missing or stale: {', '.join(needed)}. Several processes cannot build it; build it in one first:\n"
-            f"    dvc repro {' '.join(needed)}"
+            f"Missing or stale: {', '.join(needed)}. Several processes build nothing upstream; make it in one first:\n"
+            f"    dvc repro {' '.join(needed)}\n"
+            f"or one after the other in several, where these can share: {_sharing()}."
         )
     print(f"Missing or stale, to be built first with dvc repro: {', '.join(needed)}", flush=True)
     graph.reproduce(stages)

@@ -169,12 +169,13 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "score",
-            "Compute the Head Impact of every attention head.",
+            "Compute the Head Impact of every attention head; goes on where it was.",
             "model",
             writes=(layout.impact,),
             reads=(_DATASET, _BASE),
             values=("compute.dtype", "dataset", "impact.chance_draws", "impact.mask_threshold", "seed"),
             untracked=_ENGINE,
+            shares=True,
             draws=True,
         ),
         Step(
@@ -185,6 +186,7 @@ STEPS: dict[str, Step] = {
             reads=(_DATASET, _BASE),
             values=("compute.dtype", "measure", "seed"),
             untracked=_ENGINE,
+            shares=True,
         ),
         Step(
             "examine",
@@ -194,6 +196,7 @@ STEPS: dict[str, Step] = {
             reads=(_DATASET, _BASE, Read("score", layout.impact_objects)),
             values=("compute.dtype", "examine", "impact.chance_draws", "impact.mask_threshold", "seed"),
             untracked=_ENGINE,
+            shares=True,
             draws=True,
         ),
         Step(
@@ -213,6 +216,7 @@ STEPS: dict[str, Step] = {
             values=("compute.dtype", "dataset", "lora", "train"),
             untracked=_ENGINE,
             then="evaluate",
+            shares=True,
         ),
         Step(
             "evaluate",
@@ -223,6 +227,7 @@ STEPS: dict[str, Step] = {
             values=("compute.dtype", "seed"),
             untracked=("serve", *_ENGINE),
             beside_original=True,
+            shares=True,
         ),
         Step(
             "answer",
@@ -234,6 +239,7 @@ STEPS: dict[str, Step] = {
             untracked=_ENGINE,
             overridable=False,
             beside_original=True,
+            shares=True,
         ),
         Step(
             "tournament",

@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from headimpact.adapters import lora
 from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine
 from headimpact.evaluation import answers, beside_original, orders
@@ -15,9 +14,11 @@ from headimpact.files import atomic_folder, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, read_part
-from headimpact.lifecycle.steps.results import figures, missing, rows
+from headimpact.lifecycle.steps.results import figures, missing, rows, share_done
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import launched
 from headimpact.report import gallery
 from headimpact.statistics import Difference
 
@@ -27,19 +28,16 @@ _SHOWN = ("accuracy_24_orders", "accuracy_1_order", "order_dependent", "caption_
 
 def run(config: Config, job: Job) -> Summary:
     """Ask the original or an adapter about images of the test part, and show it beside the original."""
+    processes = launched(config.compute.device)
+    if not processes.is_first:
+        _answer(config, job)
+        return share_done("answer", processes)
     original = _read_original(job)
     with tracking.run("answer", job.model, job.setup) as run_id:
-        engine = load_engine(config, job)
-        if job.setup != ORIGINAL:
-            lora.load(engine.vlm, layout.adapter(job.model, job.setup))
         values = {"model": job.model, "setup": job.setup, "dataset": config.dataset, "seed": config.seed}
         tracking.log_parameters(values | {"answer": config.answer.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
-        samples = read_part("test")
-        questions = draw_questions(samples, config.seed)
-        asked = draw_images(samples, config.answer.images, config.seed)
-        pictured = draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
-        answered = Answers(_ask(job, engine, asked, questions), _generate(config, job, engine, pictured))
+        answered, pictured = _answer(config, job)
         results = _results(job, answered)
         _write(job, answered, results)
         if original and not beside_original.comparable(answered, original):
@@ -47,6 +45,17 @@ def run(config: Config, job: Job) -> Summary:
         differences = beside_original.differences(answered, original) if original else {}
         _track(job, pictured, answered, original, results, differences)
     return _summary(job, results, differences, run_id)
+
+
+def _answer(config: Config, job: Job) -> tuple[Answers, list[Sample]]:
+    """The answers, and the images of those in the model's own words."""
+    engine = load_engine(config, job)
+    load_adapter(engine, job)
+    samples = read_part("test")
+    questions = draw_questions(samples, config.seed)
+    asked = draw_images(samples, config.answer.images, config.seed)
+    pictured = draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
+    return Answers(_ask(job, engine, asked, questions), _generate(config, job, engine, pictured)), pictured
 
 
 def _read_original(job: Job) -> Answers | None:

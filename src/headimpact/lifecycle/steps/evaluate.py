@@ -8,19 +8,25 @@ import pandas as pd
 from headimpact.adapters import lora
 from headimpact.evaluation import metrics
 from headimpact.evaluation.objects import evaluate
-from headimpact.files import atomic_folder, digest_file, read_json, write_json
+from headimpact.files import atomic_folder, digest_file, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
-from headimpact.lifecycle.steps.results import figures, missing, rows
+from headimpact.lifecycle.steps.results import figures, missing, rows, share_done
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import launched
 from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
 
 
 def run(config: Config, job: Job) -> Summary:
     """Write the results of every test object and what they amount to; a trained adapter is registered."""
+    processes = launched(config.compute.device)
+    if not processes.is_first:
+        _evaluate(config, job)
+        return share_done("evaluate", processes)
     weights = layout.adapter_weights(job.model, job.setup)
     digest = digest_file(weights) if weights.exists() else None
     with tracking.run("evaluate", job.model, job.setup, adapter_digest=digest) as run_id:
@@ -40,10 +46,7 @@ def run(config: Config, job: Job) -> Summary:
 def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], str]:
     engine = load_engine(config, job)
     vlm = engine.vlm
-    header: dict[str, Any] = {"layers": [], "trainable": 0}
-    if layout.adapter(job.model, job.setup).exists():
-        lora.load(vlm, layout.adapter(job.model, job.setup))
-        header = read_json(layout.adapter(job.model, job.setup) / lora.HEADER)
+    header = load_adapter(engine, job) or {"layers": [], "trainable": 0}
     layers, trainable = header["layers"], header["trainable"]
     total = lora.count_parameters(vlm.model).total
     objects = evaluate(

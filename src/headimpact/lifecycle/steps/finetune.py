@@ -4,17 +4,21 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
+from peft import PeftModel
 
 from headimpact import __version__
 from headimpact.adapters import cell, lora
-from headimpact.adapters.training import TrainSettings
+from headimpact.adapters.training import Measurement, TrainSettings
 from headimpact.engine.forward import Engine
+from headimpact.engine.watch import unwatched
 from headimpact.files import atomic_folder, digest_file, read_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
+from headimpact.lifecycle.steps.results import share_done
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import launched
 from headimpact.report import figures
 from headimpact.selection.grammar import read_setup
 from headimpact.selection.selection import Selection
@@ -25,7 +29,13 @@ _HISTORY = ["step", "epoch", "metric", "value"]
 
 def run(config: Config, job: Job) -> Summary:
     """Train, and write the adapter and its history; nothing is trained for a setup without layers."""
-    selected = read_json(layout.selection(job.model, job.setup))
+    processes = launched(config.compute.device)
+    path = layout.selection(job.model, job.setup)
+    selected = processes.give(read_json(path) if processes.is_first else {})
+    if not processes.is_first:
+        if selected["layers"]:
+            _train(config, job, load_engine(config, job), selected)
+        return share_done("finetune", processes)
     if not selected["layers"]:
         with atomic_folder(layout.finetune(job.model, job.setup)) as aside:
             pd.DataFrame(columns=_HISTORY).to_csv(aside / "history.csv", index=False)
@@ -33,7 +43,8 @@ def run(config: Config, job: Job) -> Summary:
     with tracking.run("finetune", job.model, job.setup) as run_id:
         engine = load_engine(config, job)
         _log_inputs(config, job, engine.vlm)
-        header = _train(config, job, engine, selected)
+        peft_model, rows, header = _train(config, job, engine, selected)
+        _write(job, peft_model, rows, header)
         _track(job, header)
         kept = engine.kept
     return Summary(
@@ -53,8 +64,10 @@ def _log_inputs(config: Config, job: Job, vlm: Vlm) -> None:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), part)
 
 
-def _train(config: Config, job: Job, engine: Engine, selected: dict[str, Any]) -> dict[str, Any]:
-    """Train and write; gives the adapter's header."""
+def _train(
+    config: Config, job: Job, engine: Engine, selected: dict[str, Any]
+) -> tuple[PeftModel, list[Measurement], dict[str, Any]]:
+    """The trained adapter, its history and its header."""
     vlm, selection = engine.vlm, Selection.from_dict(selected)
     settings = lora.LoraSettings(**config.lora.model_dump())
     chosen = cell.placement(selection.layers, selection.heads, read_setup(job.setup).budget, settings.rank)
@@ -83,15 +96,20 @@ def _train(config: Config, job: Job, engine: Engine, selected: dict[str, Any]) -
         data,
         state,
         fingerprint,
-        lambda items, total, what: track(items, total, f"{what} {job.model} {job.setup}"),
+        (lambda items, total, what: track(items, total, f"{what} {job.model} {job.setup}"))
+        if engine.processes.is_first
+        else unwatched,
     )
     header["trainable"] = lora.count_parameters(peft_model).trainable
+    return peft_model, rows, header
+
+
+def _write(job: Job, peft_model: PeftModel, rows: list[Measurement], header: dict[str, Any]) -> None:
     with atomic_folder(layout.finetune(job.model, job.setup)) as aside:
         lora.save(peft_model, aside / "adapter", header)
         pd.DataFrame([asdict(row) for row in rows], columns=_HISTORY).to_csv(aside / "history.csv", index=False)
     # Only now is the training state of no more use.
-    state.unlink(missing_ok=True)
-    return header
+    layout.training_state(job.model, job.setup).unlink(missing_ok=True)
 
 
 def _track(job: Job, header: dict[str, Any]) -> None:

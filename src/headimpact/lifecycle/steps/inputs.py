@@ -1,27 +1,40 @@
-"""What the steps that use a model read: the base and the dataset."""
+"""What the steps that use a model read, the base and the dataset, and what they keep until they are done."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from pydantic import BaseModel
 
+from headimpact import __version__
 from headimpact.data import coco, manifest
 from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine, EngineSettings
+from headimpact.engine.portions import Kept
 from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.registry import STEPS
+from headimpact.processes import launched
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
 
 
 def load_engine(config: Config, job: Job) -> Engine:
-    """The base of a job, as ``identify`` found it, on the device and in the precision of ``compute``.
+    """The base of a job, as ``identify`` found it, on the device and in the precision of ``compute``; of several
+    processes each has it on its own device.
 
     Raises:
-        InputError: as for :func:`headimpact.vlm.loading.load`, or its weights are not those that were identified.
+        InputError: as for :func:`headimpact.vlm.loading.load`; its weights are not those that were identified; or
+            another process has other weights, another dataset, or other values.
     """
+    processes = launched(config.compute.device)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
     identity = read_json(layout.identity(job.model))
@@ -31,7 +44,19 @@ def load_engine(config: Config, job: Job) -> Engine:
             f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
             f"or go on with the new ones: headimpact identify --model {job.model}"
         )
-    return engine_of(engine_settings(config), base)
+    engine = engine_of(engine_settings(config), base)
+    engine.processes = processes
+    values = config.model_dump_json(exclude={"compute"})
+    processes.check_same(
+        {
+            "version": __version__,
+            "base": base.digest[:16],
+            "precision": str(base.model.dtype),
+            "dataset": dataset_digest()[:16],
+            "params.yaml": hashlib.sha256(values.encode()).hexdigest()[:16],
+        }
+    )
+    return engine
 
 
 def engine_of(settings: EngineSettings, base: Vlm) -> Engine:
@@ -65,3 +90,33 @@ def draw_images(samples: Sequence[Sample], count: int, seed: int) -> list[Sample
 def dataset_digest() -> str:
     """Digest of the dataset's files."""
     return manifest.dataset_digest(layout.DATASET)
+
+
+@contextmanager
+def kept_portions(step: str, config: Config, job: Job, engine: Engine) -> Iterator[Kept]:
+    """Where a step keeps the results of portions while it is at work; they go when the block, which writes what is made
+    of them, ends well in the first process."""
+    kept = Kept(layout.kept_portions(job.model, step), engine.processes.give(_facts(step, config, job, engine)))
+    yield kept
+    engine.processes.wait()
+    kept.remove()
+
+
+def _facts(step: str, config: Config, job: Job, engine: Engine) -> dict[str, Any]:
+    """All that the results of a portion follow from; from run to run the same."""
+    known = read_json(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {"steps": {}, "families": {}}
+    return {
+        "code": [known["steps"].get(step), known["families"].get(job.model)],
+        "base": engine.vlm.digest,
+        "dataset": dataset_digest(),
+        "values": {name: _value(config, name) for name in STEPS[step].values},
+        "batch_tokens": engine.settings.batch_tokens,
+        "dtype": str(engine.vlm.model.dtype),
+        "device": engine.vlm.device.type,
+        "versions": [torch.__version__, transformers.__version__, np.__version__],
+    }
+
+
+def _value(config: Config, name: str) -> Any:
+    value = reduce(getattr, name.split("."), config)
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headimpact.data.annotators import Annotator, annotate, launched
-from headimpact.data.journal import Processes
+from headimpact.data.annotators import Annotator, annotate
 from headimpact.files import digest_file, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Ground, Segment
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.steps.results import share_done
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import Processes, launched
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def run(model_pass: ModelPass, config: Config, account: Callable[[Path], Account
     """Let a model go through the dataset coco, in as many processes as were launched; the first tracks it."""
     step = model_pass.step
     processes = launched(config.compute.device)
-    if processes.rank:
+    if not processes.is_first:
         _annotate(model_pass, processes)
-        return Summary(step, [("process", f"{processes.rank + 1} of {processes.count}: its share is done")])
+        return share_done(step, processes)
     with tracking.run(step) as run_id:
         tracking.log_parameters({"dataset": config.dataset, step: model_pass.settings.model_dump()})
         _annotate(model_pass, processes)

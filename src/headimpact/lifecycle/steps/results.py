@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 
 from headimpact.files import atomic_file
+from headimpact.lifecycle.summary import Summary
+from headimpact.processes import Processes
 from headimpact.statistics import Difference, Estimate
 
 
@@ -17,6 +19,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """
     with atomic_file(path) as aside:
         table.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+
+
+def share_done(step: str, processes: Processes) -> Summary:
+    """What a process that is not the first has to say: nothing is printed of it."""
+    return Summary(step, [("process", f"{processes.rank + 1} of {processes.count}: its share is done")])
 
 
 def figures(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:

@@ -1,26 +1,37 @@
 """Score every attention head: Head Impact and what puts it into proportion."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from headimpact.data.samples import Sample
+from headimpact.engine.forward import Engine
+from headimpact.engine.portions import Kept
 from headimpact.files import atomic_folder, digest_file, write_json
 from headimpact.impact.head_impact import Impact
 from headimpact.impact.kruskal_wallis import kruskal_wallis
-from headimpact.impact.scoring import ChanceSettings, score_images
+from headimpact.impact.scoring import ChanceSettings, Skipped, score_images
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
-from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
-from headimpact.lifecycle.steps.results import write_table
+from headimpact.lifecycle.steps.inputs import dataset_digest, kept_portions, load_engine, read_part
+from headimpact.lifecycle.steps.results import share_done, write_table
 from headimpact.lifecycle.summary import Summary
+from headimpact.processes import launched
 from headimpact.report import figures
 
 
 def run(config: Config, job: Job) -> Summary:
     """Compute the HI table of a model on the impact part."""
+    processes = launched(config.compute.device)
     samples = read_part("impact")
+    if not processes.is_first:
+        engine = load_engine(config, job)
+        with kept_portions("score", config, job, engine) as kept:
+            _score(config, job, engine, samples, kept)
+        return share_done("score", processes)
     digest = dataset_digest()
     with tracking.run("score", job.model) as run_id:
         engine = load_engine(config, job)
@@ -36,22 +47,29 @@ def run(config: Config, job: Job) -> Summary:
             }
         )
         tracking.log_dataset(config.dataset, layout.DATASET, digest, "impact")
-        settings = config.impact
-        chance = ChanceSettings(settings.mask_threshold, settings.chance_draws, config.seed)
-        impact, left_out = score_images(
-            engine, samples, chance, lambda items, total, what: track(items, total, f"{what} {job.model}")
-        )
-        facts = {
-            "model": job.model,
-            "dataset": config.dataset,
-            "dataset_digest": digest,
-            "base_digest": vlm.digest,
-            "images": len(set(impact.image_ids.tolist())),
-        }
-        skipped = pd.DataFrame(left_out, columns=["image_id", "object_id", "reason"])
-        summary = _write(layout.impact(job.model), impact, skipped, facts)
+        with kept_portions("score", config, job, engine) as kept:
+            impact, left_out = _score(config, job, engine, samples, kept)
+            facts = {
+                "model": job.model,
+                "dataset": config.dataset,
+                "dataset_digest": digest,
+                "base_digest": vlm.digest,
+                "images": len(set(impact.image_ids.tolist())),
+            }
+            skipped = pd.DataFrame(left_out, columns=["image_id", "object_id", "reason"])
+            summary = _write(layout.impact(job.model), impact, skipped, facts)
         _track(job.model, impact, summary)
     return _tell(job.model, impact, summary, skipped, engine.kept, run_id)
+
+
+def _score(
+    config: Config, job: Job, engine: Engine, samples: Sequence[Sample], kept: Kept
+) -> tuple[Impact, list[Skipped]]:
+    settings = config.impact
+    chance = ChanceSettings(settings.mask_threshold, settings.chance_draws, config.seed)
+    return score_images(
+        engine, samples, chance, lambda items, total, what: track(items, total, f"{what} {job.model}"), kept
+    )
 
 
 def _write(folder: Path, impact: Impact, skipped: pd.DataFrame, facts: dict) -> dict:
