@@ -194,7 +194,7 @@ def produced(path: str) -> bool:
     places = [locate(place, "*", "top-999") for step in STEPS.values() for place in step.writes]
     patterns = [
         place.as_posix().replace("top-999", "*")
-        for place in (*places, layout.download("*"), layout.JOBS, layout.FROZEN, layout.REHEARSALS)
+        for place in (*places, layout.download("*"), layout.JOBS, layout.FROZEN, layout.REHEARSALS, layout.CHECKPOINTS)
     ]
     parts = Path(path).parts
     return any(

@@ -1,6 +1,7 @@
 """Two processes find what one finds, and end together."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shared_work
+from torch.distributed import HashStore
 
 from headimpact import processes
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import forward, portions
 from headimpact.errors import InputError
-from headimpact.processes import ALONE, OtherEndedError
+from headimpact.processes import ALONE, OtherEndedError, Processes
 
 Results = dict[str, np.ndarray]
 
@@ -149,6 +151,27 @@ def test_processes_that_do_not_find_each_other_are_refused(monkeypatch):
     monkeypatch.setattr("accelerate.PartialState", refused)
     with pytest.raises(InputError, match=r"did not find each other: no MASTER_ADDR$"):
         processes.launched("cpu")
+
+
+def test_what_the_launcher_ends_ends_by_an_error(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    processes._end_with_the_others()
+    try:
+        with pytest.raises(OtherEndedError, match="ended from outside"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_process_heeds_the_error_of_another():
+    store = HashStore()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_store", lambda: store)
+        images = Processes(1, 2, group="some").heed(iter(range(3)))
+        assert next(images) == 0
+        store.add(processes._ERRORS, 1)
+        with pytest.raises(OtherEndedError):
+            next(images)
 
 
 def test_a_closed_connection_is_an_end_of_another_process():

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,6 +105,18 @@ class Processes:
         with _others_there():
             distributed.all_reduce(tensor)
         return tensor
+
+    def heed(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, as long as no other process has said that it failed: on another machine no launcher would end this
+        one, which would work on until they talk again.
+
+        Raises:
+            OtherEndedError: one has.
+        """
+        for item in items:
+            if self.group is not None and _store().check([_ERRORS]):
+                raise _ended()
+            yield item
 
     def check_same(self, facts: Mapping[str, Any]) -> None:
         """Refuse to share work on different things.
@@ -217,6 +229,13 @@ def leave() -> None:
         _meet.cache_clear()
 
 
+def _store() -> Any:
+    """What all processes can write to and read from without waiting for each other."""
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
+
+
 @contextmanager
 def _others_there() -> Iterator[None]:
     try:
@@ -255,10 +274,8 @@ def told_here(error: InputError) -> str | None:
     if not _meet.cache_info().currsize:
         # All of them fail alike before they have met; another machine may lack what this one has.
         return str(error) if _first_of(_LOCAL_RANKS, 0) == 0 else None
-    from torch.distributed import distributed_c10d
-
     try:
-        if distributed_c10d._get_default_store().add(_ERRORS, 1) > 1:
+        if _store().add(_ERRORS, 1) > 1:
             return None
     except RuntimeError:  # it was kept by a process that has ended
         pass

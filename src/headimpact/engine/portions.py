@@ -108,7 +108,8 @@ def go_over(
         # One stream for all of them: images of the next portion are prepared while one goes through the decoder.
         own = [sample for number in numbers for sample in portions[number]]
         shown = watch if engine.processes.is_first else unwatched
-        images = _Stream(iter(shown(engine.load(own, prepare, keep), len(own), what)))
+        loaded = engine.processes.heed(engine.load(own, prepare, keep))
+        images = _Stream(iter(shown(loaded, len(own), what)))
         for number in numbers:
             of_portion = images.up_to({sample.id for sample in portions[number]})
             yield compute(of_portion)

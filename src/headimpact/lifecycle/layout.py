@@ -32,6 +32,8 @@ SPEED = Path("benchmarks/speed.json")
 """What the benchmark of speed measured."""
 FROZEN = Path("outputs/frozen")
 """What the frozen part of bases makes of images (engine.frozen), from run to run."""
+CHECKPOINTS = Path("outputs/checkpoints")
+"""What killed work goes on from; no outputs."""
 WRITTEN = (Path("outputs"), Path("reports"), BASES, IDENTITIES, Path("data/download"))
 """Folders whose content is the steps' own."""
 DATASET_LOOK = Path("outputs/data")
@@ -185,7 +187,7 @@ def tournament_figure() -> Path:
 
 def tournament_state(model: str, name: str) -> Path:
     """The state that a killed run of the tournament goes on from; not an output."""
-    return Path("outputs/checkpoints/tournament") / model / f"{name}.safetensors"
+    return CHECKPOINTS / "tournament" / model / f"{name}.safetensors"
 
 
 def answers(model: str, setup: str) -> Path:
@@ -210,14 +212,14 @@ def generated(model: str, setup: str) -> Path:
 
 def training_state(model: str, setup: str) -> Path:
     """The state that a killed finetune goes on from; not an output."""
-    return Path("outputs/checkpoints") / model / f"{alias(setup)}.safetensors"
+    return CHECKPOINTS / model / f"{alias(setup)}.safetensors"
 
 
 def kept_portions(model: str, step: str) -> Path:
     """What a killed score, measure or examine goes on from (engine.portions); not an output."""
-    return Path("outputs/checkpoints") / model / step
+    return CHECKPOINTS / model / step
 
 
 def pretraining_state(model: str) -> Path:
     """The state that a killed pretrain goes on from; not an output."""
-    return Path("outputs/checkpoints") / model / "pretrain.safetensors"
+    return CHECKPOINTS / model / "pretrain.safetensors"

@@ -46,6 +46,8 @@ def load_engine(config: Config, job: Job) -> Engine:
         )
     engine = engine_of(engine_settings(config), base)
     engine.processes = processes
+    if (disk := engine.frozen.disk) is not None:
+        disk.most = disk.used + (disk.most - disk.used) // processes.count  # each fills its part of the room
     values = config.model_dump_json(exclude={"compute"})
     processes.check_same(
         {
