@@ -13,8 +13,9 @@ def begun(task: str) -> None:
     """Leave a trace of the attempt and of the node that it is on."""
     import ray
 
+    node = ray.get_runtime_context().get_node_id()
     with Path(task).open("a") as stream:
-        stream.write(f"{ray.get_runtime_context().get_node_id()}\n")
+        stream.write(f"{node}\n")
 
 
 def attempts(task: str) -> list[str]:

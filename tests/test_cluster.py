@@ -54,6 +54,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else the machine does is no reason to end a test
+        patch.setenv("RAY_worker_niceness", "0")  # or other tests beside it would starve it
         # Ray reads its part of the environment when it is imported.
         utilities = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (requirements-cluster.txt)")
         started = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -162,7 +163,9 @@ def test_what_a_lost_machine_was_at_is_done_elsewhere(compute, nodes, capfd):
 
 
 def remove_when_begun(nodes: Any, node: Any, folder: Path) -> None:
-    cluster_work.wait_until(lambda: sum((folder / name).exists() for name in ("one", "two", "three")) == 2)
+    cluster_work.wait_until(
+        lambda: sum(bool(cluster_work.attempts(str(folder / name))) for name in ("one", "two", "three")) == 2
+    )
     nodes.remove_node(node, allow_graceful=False)
     (folder / "one is left").touch()
 
@@ -182,7 +185,7 @@ def test_what_kills_every_process_ends_with_a_message(nodes):
     for error in (exceptions.WorkerCrashedError(), exceptions.OutOfMemoryError("no memory\n" * 9)):
         with pytest.raises(InputError, match=r"lost 4 times .*\. What was finished is kept\. Is there enough memory\?"):
             cluster._result(getting(error), None)
-    with pytest.raises(InputError, match="could not take the code: .*no space"):
+    with pytest.raises(InputError, match=r"could not take the code: .*no space"):
         cluster._result(getting(exceptions.RuntimeEnvSetupError("no space")), None)
 
 
