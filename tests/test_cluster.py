@@ -185,7 +185,7 @@ def test_what_kills_every_process_ends_with_a_message(nodes):
     for error in (exceptions.WorkerCrashedError(), exceptions.OutOfMemoryError("no memory\n" * 9)):
         with pytest.raises(InputError, match=r"lost 4 times .*\. What was finished is kept\. Is there enough memory\?"):
             cluster._result(getting(error), None)
-    with pytest.raises(InputError, match=r"could not take the code: .*no space"):
+    with pytest.raises(InputError, match=r"could not take the code: (.|\n)*no space"):
         cluster._result(getting(exceptions.RuntimeEnvSetupError("no space")), None)
 
 
