@@ -111,14 +111,15 @@ def _requirements(path: Path) -> dict[str, str]:
 
 
 def test_installed_are_the_pinned_versions(project_root: Path) -> None:
-    for file in ("requirements.txt", "requirements-dev.txt"):
+    for file in ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt"):
         for name, version in _requirements(project_root / file).items():
             installed = importlib.metadata.version(re.sub(r"\[.*\]", "", name))
             assert installed.split("+")[0] == version, name
 
 
 def test_what_the_package_imports_is_pinned(project_root: Path) -> None:
-    pinned = {name.lower().replace("_", "-") for name in _requirements(project_root / "requirements.txt")}
+    files = ("requirements.txt", "requirements-cluster.txt")
+    pinned = {name.lower().replace("_", "-") for file in files for name in _requirements(project_root / file)}
     homes = importlib.metadata.packages_distributions()
     for path in (project_root / "src").rglob("*.py"):
         for top in _imported(ast.parse(path.read_text())) - set(sys.stdlib_module_names) - {"headimpact"}:

@@ -47,7 +47,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def task(config: Config, run: Run, model: str = "one") -> Task:
-    return Task(config, model, None, f"context of {model}", run, threads=1)
+    return Task(config, model, None, f"context of {model}", {}, run, threads=1)
 
 
 def test_a_base_is_loaded_once_and_every_run_is_what_it_is_alone(config, loads):
@@ -72,7 +72,7 @@ def test_a_base_is_loaded_once_and_every_run_is_what_it_is_alone(config, loads):
 def test_another_model_or_context_is_loaded(config, loads):
     tournament._make(task(config, ORIGINAL))
     _, two = tournament._make(task(config, ORIGINAL, "two"))
-    changed = Task(config, "two", None, "another context", ORIGINAL, threads=1)
+    changed = Task(config, "two", None, "another context", {}, ORIGINAL, threads=1)
     assert tournament._make(changed)[1].equals(two)
     assert loads == ["one", "two", "two"]
 

@@ -4,6 +4,8 @@ import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,16 @@ import psutil
 
 from headimpact.errors import InputError
 
+MACHINE = re.sub(r"[^\w-]", "-", platform.node()) or "machine"
+"""This machine, as it stands in the names of files that are not whole yet."""
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; rename it to ``path`` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{MACHINE}.{os.getpid()}.tmp")
     try:
         yield aside
         aside.replace(path)
@@ -39,7 +44,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} is a link. Remove the link: a folder is made in its place.")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{MACHINE}.{os.getpid()}.tmp")
     aside.mkdir()
     try:
         yield aside
@@ -50,8 +55,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed had begun to write beside ``path``."""
-    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    """Remove what processes of this machine that were killed had begun to write beside ``path``.
+
+    Another machine may share the folder; which of its processes live is not known here.
+    """
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.{MACHINE}.*.tmp"):
         process = aside.name.split(".")[-2]
         if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink()

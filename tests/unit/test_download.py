@@ -19,6 +19,7 @@ from PIL import Image
 from headimpact.data import download
 from headimpact.data.download import RemoteFile, fetch, image_fault
 from headimpact.errors import InputError
+from headimpact.files import MACHINE
 
 CONTINUE = "Run the same command again: only what is missing is fetched."
 
@@ -265,7 +266,7 @@ fetch(files, Path({str(tmp_path)!r}), workers=1)
         process.send_signal(signal.SIGKILL)
         process.wait()
     site.hold.set()
-    leftover = f".3.jpg.{process.pid}.tmp"
+    leftover = f".3.jpg.{MACHINE}.{process.pid}.tmp"
     assert names(tmp_path) == [leftover, "0.jpg", "1.jpg", "2.jpg"]
 
     (tmp_path / ".mine.tmp").touch()

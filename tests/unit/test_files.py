@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headimpact.errors import InputError
-from headimpact.files import atomic_file, atomic_folder
+from headimpact.files import MACHINE, atomic_file, atomic_folder
 
 
 def write(atomic, path: Path, text: str) -> None:
@@ -26,20 +26,22 @@ def dead_process() -> int:
 
 def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
     dead = dead_process()
-    (tmp_path / f".a.json.{dead}.tmp").write_text("half")
-    (tmp_path / f".a.json.{os.getppid()}.tmp").write_text("another process is at it")
-    (tmp_path / f".other.json.{dead}.tmp").write_text("of another file")
+    (tmp_path / f".a.json.{MACHINE}.{dead}.tmp").write_text("half")
+    (tmp_path / f".a.json.{MACHINE}.{os.getppid()}.tmp").write_text("another process is at it")
+    (tmp_path / f".other.json.{MACHINE}.{dead}.tmp").write_text("of another file")
+    (tmp_path / f".a.json.another-{MACHINE}.{dead}.tmp").write_text("a process of another machine is at it")
     with atomic_file(tmp_path / "a.json") as aside:
         aside.write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {
+        f".a.json.another-{MACHINE}.{dead}.tmp",
         "a.json",
-        f".a.json.{os.getppid()}.tmp",
-        f".other.json.{dead}.tmp",
+        f".a.json.{MACHINE}.{os.getppid()}.tmp",
+        f".other.json.{MACHINE}.{dead}.tmp",
     }
 
 
 def test_a_leftover_folder_is_removed(tmp_path):
-    leftover = tmp_path / f".folder.{dead_process()}.tmp"
+    leftover = tmp_path / f".folder.{MACHINE}.{dead_process()}.tmp"
     leftover.mkdir()
     (leftover / "file").write_text("half")
     with atomic_folder(tmp_path / "folder") as aside:

@@ -54,6 +54,11 @@ class Compute(Section):
         ge=0, description="memory for what of a base does not change while an adapter trains or is evaluated, in MiB"
     )
     disk_mb: int = Field(ge=0, description="disk space for the same, kept from run to run, in MiB; 0: none")
+    cluster: str | None = Field(
+        pattern=r"^(local|[^\s/@]+:[0-9]{1,5})$",
+        description="Ray cluster that independent runs are spread over: null, local (this machine), or its "
+        "address, as 10.0.0.1:6379",
+    )
 
 
 class PartSizes(Section):

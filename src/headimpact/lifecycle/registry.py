@@ -253,7 +253,7 @@ STEPS: dict[str, Step] = {
                 Read("measure", layout.MEASURES, "tournament"),
             ),
             values=("compute.dtype", "lora", "seed", "tournament", "train"),
-            untracked=("tournament.workers", *_ENGINE),
+            untracked=("compute.cluster", "tournament.workers", *_ENGINE),
             unused=("train.seed",),
             in_git=True,
             draws=True,

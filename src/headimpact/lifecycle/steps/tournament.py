@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from headimpact.errors import InputError
 from headimpact.evaluation.metrics import COMPARED
 from headimpact.evaluation.objects import evaluate
 from headimpact.files import atomic_file, digest_file, read_json, write_json
-from headimpact.lifecycle import code, layout, tracking
+from headimpact.lifecycle import cluster, code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.inputs import dataset_digest, engine_of, engine_settings, read_part
@@ -45,12 +45,18 @@ _CODE = ("adapters.cell", "evaluation.objects")
 
 @dataclass(frozen=True)
 class Task:
-    """One run of one model; a process of its own can be given it."""
+    """One run of one model; a process of its own, on another machine, too, can be given it.
+
+    Attributes:
+        needs: what has to be the same there: :func:`_needs`.
+        threads: CPU threads.
+    """
 
     config: Config
     model: str
     revision: str | None
     context: str
+    needs: Mapping[str, str]
     run: Run
     threads: int
 
@@ -139,10 +145,7 @@ def _enter(config: Config, model: str) -> Contest:
 
 def _context(config: Config, model: str, base_digest: str) -> str:
     source, identity = config.models[model].source, layout.identity(model)
-    values = {
-        "base": base_digest,
-        "dataset": dataset_digest(),
-        "dtype": str(choose_dtype(config.compute.dtype, choose_device(config.compute.device))),
+    values = _needs(config, base_digest) | {
         "questions": config.seed,
         "lora": config.lora.model_dump(),
         "train": asdict(_train_settings(config, 0)) | {"checkpoint_steps": None},
@@ -151,27 +154,37 @@ def _context(config: Config, model: str, base_digest: str) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def _needs(config: Config, base_digest: str) -> dict[str, str]:
+    """What a run's context has of the machine that it is on."""
+    dtype = choose_dtype(config.compute.dtype, choose_device(config.compute.device))
+    return {"base": base_digest, "dataset": dataset_digest(), "dtype": str(dtype)}
+
+
 def _train_settings(config: Config, seed: int) -> TrainSettings:
     return replace(TrainSettings(**config.train.model_dump()), seed=seed)
 
 
 def _train(config: Config, contests: Sequence[Contest]) -> int:
     """Make the runs that are missing and keep each as soon as it is there; gives their number."""
-    workers = min(entry.workers for entry in contests)
-    threads = max(1, (config.compute.threads or torch.get_num_threads()) // workers)
+    compute, workers = config.compute, min(entry.workers for entry in contests)
+    threads = max(1, (compute.threads or torch.get_num_threads()) // workers)
+    if compute.cluster:
+        threads = cluster.threads_of_run(compute)
     missing: dict[tuple[str, Key], Task] = {}
     for entry in contests:
         path = layout.tournament_runs(entry.model)
         known = contest.finished(contest.read_runs(path, entry.context))
         if notice := contest.outdated(path, entry.context):
             print(notice, flush=True)
+        needs = _needs(config, read_json(layout.identity(entry.model))["digest"])
         for needed in (contest.ORIGINAL, *entry.runs.values()):
             if needed.key not in known:
-                task = Task(config, entry.model, entry.revision, entry.context, needed, threads)
+                task = Task(config, entry.model, entry.revision, entry.context, needs, needed, threads)
                 missing[entry.model, needed.key] = task
     needed = sum(len({run.key for run in entry.runs.values()}) + 1 for entry in contests)
     print(f"{needed} runs are needed, {needed - len(missing)} of them are there", flush=True)
-    done = work(_make, list(missing.values()), workers)
+    tasks = list(missing.values())
+    done = cluster.spread(_make_elsewhere, tasks, compute) if compute.cluster else work(_make, tasks, workers)
     for task, (trainable, objects) in track(done, len(missing), "tournament"):
         contest.keep(layout.tournament_runs(task.model), task.context, task.run, trainable, objects)
         _state(task).unlink(missing_ok=True)
@@ -188,6 +201,12 @@ class _Ground:
     test: Sequence[Sample]
 
 
+def _ground_of(task: Task) -> _Ground:
+    compute, settings = task.config.compute, engine_settings(task.config)
+    source = task.config.models[task.model].source
+    return _ground(source, task.revision, compute.device, compute.dtype, settings, task.context)
+
+
 @lru_cache(maxsize=1)
 def _ground(
     source: str, revision: str | None, device: str, dtype: str, settings: EngineSettings, context: str
@@ -197,12 +216,31 @@ def _ground(
     return _Ground(engine, cell.TrainingData(read_part("train"), read_part("val")), read_part("test"))
 
 
+def _make_elsewhere(task: Task) -> tuple[int, pd.DataFrame]:
+    """:func:`_make` on a machine whose files nobody has looked at; it removes the training state itself.
+
+    Raises:
+        InputError: as for :func:`_make`; dataset or base are not there, or not the same; auto is another precision.
+    """
+    source = Path(task.config.models[task.model].source)
+    for folder in (layout.DATASET, *([source] if task.revision is None else [])):
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}. Every machine of a cluster needs it: share or copy it.")
+    dataset, base = f"{layout.DATASET} is another dataset", f"{source} is another base"
+    dtype = "auto is another precision here: set compute.dtype to the one that is wanted"
+    found = _needs(task.config, _ground_of(task).engine.vlm.digest)
+    for name, complaint in (("dataset", dataset), ("dtype", dtype), ("base", base)):
+        if found[name] != task.needs[name]:
+            raise InputError(f"{task.model}: {complaint} (the tournament's: {task.needs[name]}, here: {found[name]}).")
+    made = _make(task)
+    _state(task).unlink(missing_ok=True)
+    return made
+
+
 def _make(task: Task) -> tuple[int, pd.DataFrame]:
     """Train and evaluate one run: the number of trainable parameters, and the results of every test object."""
     torch.set_num_threads(task.threads)
-    source, compute = task.config.models[task.model].source, task.config.compute
-    settings = engine_settings(task.config)
-    ground = _ground(source, task.revision, compute.device, compute.dtype, settings, task.context)
+    ground = _ground_of(task)
     try:
         with _adapted(task, ground) as trainable:
             objects = evaluate(ground.engine, ground.test, task.config.seed, unwatched)
