@@ -53,7 +53,7 @@ def test_what_a_selection_adapts():
 def test_a_cell_trains_what_was_chosen_and_moves_the_results(chosen: Placement, folder: Path, tmp_path: Path):
     engine = engine_of(fresh("idefics3"))
     data = TrainingData(coco.read_part(folder, "train"), coco.read_part(folder, "val"))
-    test = coco.read_part(folder, "train") + coco.read_part(folder, "test")
+    test = [*coco.read_part(folder, "train"), *coco.read_part(folder, "test")]
     before = evaluate(engine, test, 0, unwatched)
     steps, firsts = [], []
 

@@ -235,11 +235,24 @@ def test_the_tournament_knows_the_families_of_its_bases_and_no_other(
 
     def tournament(edited: str) -> str:
         monkeypatch.setattr(code, "family_fingerprint", lambda source, identity: source + "!" * (source == edited))
+        layout.CODE_NOTE.unlink()
         code.refresh(config)
         return read_json(layout.FINGERPRINTS)["steps"]["tournament"]
 
     assert tournament(config.models["qwen2-vl-2b"].source) == before
     assert tournament(config.models["tiny-qwen2-vl"].source) != before
+
+
+def test_code_is_read_again_only_after_a_change(
+    written: None, config: Config, edit: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code.refresh(config)
+    monkeypatch.setattr(code, "step_fingerprint", lambda step: pytest.fail("the code is read"))
+    assert not code.refresh(config)
+    monkeypatch.setattr(code, "step_fingerprint", lambda step: "read")
+    edit("impact/head_impact.py", *NUMBER)
+    assert code.refresh(config)
+    assert read_json(layout.FINGERPRINTS)["steps"]["score"] == "read"
 
 
 def test_it_is_written_only_where_it_is_not_as_the_code_is(written: None, config: Config) -> None:

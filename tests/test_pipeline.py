@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from dvc.stage import run as stage_run
 
 from headimpact import processes
 from headimpact.errors import InputError
@@ -58,7 +60,12 @@ for target in map(pathlib.Path, targets[step]):
 
 
 def write_output(step: str, config: Config, job: Job) -> Summary:
-    """A step that writes the values it was given."""
+    """A step that writes the values it was given; where there is a file ``fail``, one that raises what this names."""
+    if Path("fail").exists():
+        kinds: dict[str, type[BaseException]] = {
+            kind.__name__: kind for kind in (InputError, KeyboardInterrupt, ZeroDivisionError)
+        }
+        raise kinds[Path("fail").read_text()]("it failed")
     with Path("log.txt").open("a") as log:
         log.write(f"{jobs.stage_name((step, job), config)} run={os.environ.get('MLFLOW_RUN_ID')}\n")
     target = jobs.output((step, job))
@@ -275,9 +282,12 @@ def test_a_result_is_not_recorded_when_the_values_changed_meanwhile(
     assert f"select@{MODEL}-top-4" in graph.stale([f"select@{MODEL}-top-4"])
 
 
+FIRST = r"failed to reproduce '(pretrain@tiny-smolvlm|download)'"
+
+
 def test_a_failing_stage_ends_the_run(project: Path, in_git: None) -> None:
-    Path("fail").write_text("1")
-    with pytest.raises(InputError, match=r"failed to reproduce '(pretrain@tiny-smolvlm|download)': .*printed above"):
+    Path("fail").write_text("InputError")
+    with pytest.raises(InputError, match=rf"(?s)^it failed\n{FIRST}. Nothing after it was run.$"):
         run("finetune")
     assert ran() == []
     Path("fail").unlink()
@@ -285,10 +295,52 @@ def test_a_failing_stage_ends_the_run(project: Path, in_git: None) -> None:
     assert sorted(ran()) == ["data", f"identify@{MODEL}", f"pretrain@{MODEL}", f"score@{MODEL}"]
 
 
+def test_a_failing_process_of_a_stage_ends_the_grid(project: Path, in_git: None) -> None:
+    Path("fail").write_text("1")
+    with pytest.raises(InputError, match=rf"{FIRST}: .*printed above"):
+        pipeline.run_grid(load(layout.PARAMS))
+    assert ran() == []
+
+
+def test_a_fault_of_ours_upstream_keeps_its_trace(project: Path, in_git: None) -> None:
+    Path("fail").write_text("ZeroDivisionError")
+    with pytest.raises(ZeroDivisionError, match="it failed"):
+        run("score")
+
+
 def test_an_interrupted_stage_interrupts_the_run(project: Path, in_git: None) -> None:
-    Path("fail").write_text("130")
+    Path("fail").write_text("KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         run("score")
+    assert "DVC_STAGE" not in os.environ
+    Path("fail").write_text("130")
+    with pytest.raises(KeyboardInterrupt):
+        graph.reproduce(["data"])
+
+
+def test_what_is_upstream_is_made_with_the_values_of_the_file(project: Path, in_git: None) -> None:
+    run("finetune", train__lr="0.5")
+    assert "lr: 0.5" in (layout.finetune(MODEL, "top-4") / "content").read_text()
+    assert "lr: 0.5" not in layout.selection(MODEL, "top-4").read_text()
+    assert "lr: 0.5" not in (layout.evaluation(MODEL, "original") / "content").read_text()
+
+
+def test_without_dvcs_function_stages_are_processes(
+    project: Path, in_git: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of DVC may not have what stages are run in this process by."""
+    original = stage_run._run
+    monkeypatch.delattr(stage_run, "_run")
+    monkeypatch.setattr(
+        stage_run, "cmd_run", lambda stage, **_: original("/bin/sh", stage.cmd, env=_environment(stage))
+    )
+    run("data")
+    assert ran(sources=True) == [*SOURCES, "data"]
+    assert Path("data/download.json").read_text() == layout.PARAMS.read_text()  # the script's
+
+
+def _environment(stage: Any) -> dict[str, str]:
+    return os.environ | {"DVC_STAGE": stage.addressing}
 
 
 def test_a_step_inside_a_stage_builds_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,8 +390,11 @@ def test_an_edited_dataset_is_refused(project: Path, in_git: None, monkeypatch: 
         raise InputError(f"{folder} was edited")
 
     monkeypatch.setattr(pipeline.checking, "verify", refuse)
+    run("score")  # DVC finds it as it was: its files are not read once more
+    (layout.DATASET / "content").write_text("mine")
     with pytest.raises(InputError, match="data/dataset was edited"):
         run("score")
+    assert (layout.DATASET / "content").read_text() == "mine"
     run("data")  # makes it again
 
 

@@ -90,7 +90,7 @@ def read_samples(folder: str | Path, part: str = "impact") -> list[Sample]:
     Raises:
         InputError: the part is missing, or something is wrong with it.
     """
-    return read_part(Path(folder), part)
+    return list(read_part(Path(folder), part))
 
 
 def score(

@@ -1,16 +1,21 @@
 """A dataset written from samples of any source: their images chosen, split, and copied or linked."""
 
+import hashlib
+import heapq
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from headimpact.data.coco import images_path
 from headimpact.data.images import digest_pixels
 from headimpact.data.manifest import write_manifest
-from headimpact.data.overlap import check_ids, check_pictures
+from headimpact.data.overlap import Pictures, check_ids, check_pictures
+from headimpact.data.packed import PackedSamples, Packer
 from headimpact.data.samples import Sample
 from headimpact.data.split import split_in_proportion
 from headimpact.data.writing import write_part
@@ -65,10 +70,11 @@ def write_dataset(
             too few images.
     """
     left_out: _LeftOut = Counter()
-    usable = _distinct(progress(_usable(samples, left_out)), left_out)
-    chosen = split_in_proportion(usable, sizes, seed)
+    usable = _distinct(_usable(samples, left_out), progress, left_out)
+    chosen = split_in_proportion(usable.ids, sizes, seed)
     left_out["images", _TOO_MANY] += len(usable) - sum(map(len, chosen.values()))
-    return _write(folder, {part: [usable[i] for i in ids] for part, ids in chosen.items()}, left_out, link)
+    parts = {part: usable.choose(np.searchsorted(usable.ids, ids)) for part, ids in chosen.items()}
+    return _write(folder, parts, left_out, link)
 
 
 def write_parts(
@@ -87,64 +93,76 @@ def write_parts(
     for part, samples in usable.items():
         if not samples:
             raise InputError(f"The part {part} has no image with a usable object. Add one to each part.")
-    check_ids(folder, {part: [sample.id for sample in samples] for part, samples in usable.items()})
-    check_pictures({part: progress(samples) for part, samples in usable.items()})
+    check_ids(folder, {part: samples.ids for part, samples in usable.items()})
+    check_pictures(usable, progress=lambda samples, _: progress(samples))
     return _write(folder, usable, left_out, link)
 
 
-def _usable(samples: Iterable[Sample], left_out: _LeftOut) -> list[Sample]:
+def _usable(samples: Iterable[Sample], left_out: _LeftOut) -> PackedSamples:
     """The samples that have an object, with their objects that show something."""
-    usable: dict[int, Sample] = {}
+    packer = Packer()
     for sample in samples:
-        if sample.id in usable:
-            what = f"{sample.path}: image {sample.id}: its id is there twice"
-            raise InputError(f"{what}. Give each image an id of its own.")
         objects = tuple(obj for obj in sample.objects if obj.shows_something)
         left_out["objects", _NO_MASK] += len(sample.objects) - len(objects)
         left_out["images", _NO_OBJECT] += not objects
         if objects:
-            usable[sample.id] = replace(sample, objects=objects)
-    return [usable[image_id] for image_id in sorted(usable)]
+            packer.add(replace(sample, objects=objects))
+    usable = packer.pack()
+    for index in np.flatnonzero(np.diff(usable.ids) == 0).tolist():
+        sample = usable[index + 1]
+        what = f"{sample.path}: image {sample.id}: its id is there twice"
+        raise InputError(f"{what}. Give each image an id of its own.")
+    return usable
 
 
-def _distinct(samples: Iterable[Sample], left_out: _LeftOut) -> dict[int, Sample]:
-    """The samples by id; of those with the same picture the first."""
-    digests: set[str] = set()
-    distinct: dict[int, Sample] = {}
-    for sample in samples:
-        digest = digest_pixels(sample.image())
-        left_out["images", _SAME_PICTURE] += digest in digests
-        if digest not in digests:
-            digests.add(digest)
-            distinct[sample.id] = sample
-    return distinct
+def _distinct(
+    samples: PackedSamples, progress: Callable[[Sequence[Sample]], Iterable[Sample]], left_out: _LeftOut
+) -> PackedSamples:
+    """The samples without those whose picture is that of an earlier one."""
+    pictures = Pictures()
+    for sample in progress(samples):
+        pictures.add(digest_pixels(sample.image()))
+    firsts = pictures.firsts()
+    distinct = np.flatnonzero(firsts == np.arange(len(firsts)))
+    left_out["images", _SAME_PICTURE] += len(firsts) - len(distinct)
+    return samples.choose(distinct)
 
 
-def _write(folder: Path, parts: Mapping[str, Sequence[Sample]], left_out: _LeftOut, link: bool) -> Written:
+def _write(folder: Path, parts: Mapping[str, PackedSamples], left_out: _LeftOut, link: bool) -> Written:
     with atomic_folder(folder) as aside:
         images = images_path(aside)
         images.mkdir()
-        paths = _place(images, [sample for samples in parts.values() for sample in samples], link)
+        other_names = _other_names(parts)
+        for sample in _by_id(parts):
+            _copy(sample.path.resolve(), images / other_names.get(sample.id, sample.path.name), link)
         for part, samples in parts.items():
-            write_part(aside, part, [replace(sample, path=paths[sample.id]) for sample in samples])
+            write_part(aside, part, samples, lambda sample: other_names.get(sample.id, sample.path.name))
         write_manifest(aside)
-    counts = {part: (len(samples), sum(len(s.objects) for s in samples)) for part, samples in parts.items()}
+    counts = {part: (len(samples), int(samples.object_counts.sum())) for part, samples in parts.items()}
     return Written(counts, [(f"{count} {what}", why) for (what, why), count in left_out.items() if count])
 
 
-def _place(images: Path, samples: Sequence[Sample], link: bool) -> dict[int, Path]:
-    """Copy the images under their own names; of names that are the same, but for capitals, the later ones get their
-    ids in front."""
+def _by_id(parts: Mapping[str, PackedSamples]) -> Iterator[Sample]:
+    return heapq.merge(*parts.values(), key=lambda sample: sample.id)
+
+
+def _other_names(parts: Mapping[str, PackedSamples]) -> dict[int, str]:
+    """By the ids of their images, file names that are not their own: of names that are the same, but for capitals, the
+    later ones get their ids in front."""
+    names = Pictures()
+    for sample in _by_id(parts):
+        names.add(hashlib.sha256(sample.path.name.casefold().encode()).hexdigest())
+    firsts = names.firsts()
+    if (firsts == np.arange(len(firsts))).all():
+        return {}
     taken: set[str] = set()
-    paths: dict[int, Path] = {}
-    for sample in sorted(samples, key=lambda sample: sample.id):
+    others: dict[int, str] = {}
+    for sample in _by_id(parts):
         name = sample.path.name
         while name.casefold() in taken:
-            name = f"{sample.id}-{name}"
+            name = others[sample.id] = f"{sample.id}-{name}"
         taken.add(name.casefold())
-        paths[sample.id] = images / name
-        _copy(sample.path.resolve(), images / name, link)
-    return paths
+    return others
 
 
 def _copy(source: Path, target: Path, link: bool) -> None:

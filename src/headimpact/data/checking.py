@@ -42,15 +42,15 @@ def check(folder: Path, progress: Callable[[Sequence[Sample], str], Iterable[Sam
     problems: dict[Problem, None] = {}  # in order, each once
     report = problems.setdefault
     samples_of = read_own_data(folder, report)
-    check_ids(folder, {part: [sample.id for sample in samples] for part, samples in samples_of.items()}, report)
-    check_pictures({part: progress(samples, part) for part, samples in samples_of.items()}, report)
+    check_ids(folder, {part: samples.ids for part, samples in samples_of.items()}, report)
+    check_pictures(samples_of, report, progress)
     if manifest_path(folder).is_file():
         _check_manifest(folder, report)
     for part, samples in samples_of.items():
         # Where records were left out, what is left says nothing.
-        if not problems and not any(sample.objects for sample in samples):
+        if not problems and not samples.object_counts.any():
             report(Problem(folder, part, "has no image with an object", "Add one."))
-    parts = {part: (len(samples), sum(len(s.objects) for s in samples)) for part, samples in samples_of.items()}
+    parts = {part: (len(samples), int(samples.object_counts.sum())) for part, samples in samples_of.items()}
     images, objects = (sum(count[i] for count in parts.values()) for i in (0, 1))
     return Check(images, objects, parts, list(problems))
 

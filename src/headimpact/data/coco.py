@@ -1,18 +1,24 @@
 """Reading the one dataset format: COCO JSON with a mask and a phrase per object, one file a part."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
+from jaxtyping import Int
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from headimpact.data import masks
 from headimpact.data.images import MAX_PIXELS, too_large
 from headimpact.data.json_lists import Entry, UnevenJsonError, walk
+from headimpact.data.packed import PackedSamples, Packer, as_numbers
 from headimpact.data.problems import DataError, Problem, Reporter, refuse, reporting
-from headimpact.data.samples import KeyObject, Sample, object_of_rle
+from headimpact.data.samples import KeyObject, object_of_rle
 from headimpact.files import leaves_folder
 
 PARTS = ("impact", "train", "val", "test")
@@ -48,29 +54,12 @@ class _Annotation(BaseModel):
     phrase: str = Field(pattern=r"\S")
 
 
-class _ListedImage(NamedTuple):
-    """A well-formed image: :class:`_Image` in a tenth of its memory."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
-
-
-class _ListedObject(NamedTuple):
-    """A well-formed annotation, and its object or what is wrong with its mask; None where its image is unknown."""
-
-    id: int
-    image_id: int
-    object: KeyObject | Problem | None
-
-
 @dataclass
 class _Head:
     """A COCO JSON but its annotations.
 
     Attributes:
-        images: the well-formed records of images, as listed.
+        packer: has the well-formed records of images, as listed.
         wrong_ids: what the other records of images have as their ids.
         problems: of these.
         lists: those of ``_LISTS`` that are there.
@@ -78,7 +67,7 @@ class _Head:
         content: all of it, where it cannot be read item by item.
     """
 
-    images: list[_ListedImage] = field(default_factory=list)
+    packer: Packer = field(default_factory=Packer)
     wrong_ids: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     lists: set[str] = field(default_factory=set)
@@ -87,7 +76,6 @@ class _Head:
 
 
 Record = TypeVar("Record", _Image, _Annotation)
-Listed = TypeVar("Listed", _ListedImage, _ListedObject)
 
 
 def images_path(folder: Path) -> Path:
@@ -100,7 +88,7 @@ def annotation_path(folder: Path, part: str) -> Path:
     return folder / "annotations" / f"{part}.json"
 
 
-def read_part(folder: Path, part: str) -> list[Sample]:
+def read_part(folder: Path, part: str) -> PackedSamples:
     """The samples of one part, by ascending id; objects by ascending id. No image is opened.
 
     Raises:
@@ -110,16 +98,16 @@ def read_part(folder: Path, part: str) -> list[Sample]:
     return read_annotations(annotation_path(folder, part), images_path(folder))
 
 
-def read_image_ids(folder: Path, part: str) -> list[int]:
+def read_image_ids(folder: Path, part: str) -> Int[np.ndarray, " images"]:
     """The ids of the images of one part, as the file lists them; its annotations are not looked at.
 
     Raises:
         InputError: the file is missing or not COCO JSON.
     """
-    return [image.id for image in _read_head(annotation_path(folder, part), refuse).images]
+    return as_numbers(_read_head(annotation_path(folder, part), refuse).packer.ids)
 
 
-def read_annotations(path: Path, images: Path, report: Reporter = refuse, lenient: bool = False) -> list[Sample]:
+def read_annotations(path: Path, images: Path, report: Reporter = refuse, lenient: bool = False) -> PackedSamples:
     """The samples of one COCO JSON, by ascending id; objects by ascending id. No image is opened.
 
     Args:
@@ -130,45 +118,63 @@ def read_annotations(path: Path, images: Path, report: Reporter = refuse, lenien
             where it has no ``score``, 1.
     """
     head = _read_head(path, report)
-    image_of = {image.id: image for image in _unique(path, "image", head.images, report)}
-    head.images.clear()
-    objects = _read_objects(path, head, image_of, report, lenient)
-    samples = []
-    for image in image_of.values():
+    listed = _Listed(head.packer.ids, _unique(path, "image", head.packer.ids, report))
+    objects = _read_objects(path, head, listed, report, lenient)
+    rows = array("i")
+    for row in listed.rows:
         with reporting(report):
-            file = _image_file(images, path, image)
-            samples.append(Sample(image.id, file, image.width, image.height, tuple(objects.pop(image.id, ()))))
-    return samples
+            _check_image(images, path, head.packer, row)
+            rows.append(row)
+    return head.packer.pack(images, rows, objects)
 
 
-def _read_objects(
-    path: Path, head: _Head, image_of: Mapping[int, _ListedImage], report: Reporter, lenient: bool
-) -> dict[int, list[KeyObject]]:
-    """The objects of each image that has any. What belongs to an ill-formed record of an image cannot be judged."""
+class _Listed:
+    """The rows of images by their ids.
+
+    Args:
+        ids: of the images, as listed.
+        rows: of those that count, by ascending id.
+    """
+
+    def __init__(self, ids: Sequence[int], rows: Iterable[int]) -> None:
+        self.rows = array("i", rows)
+        self._ids = array("q", (ids[row] for row in self.rows))
+
+    def row(self, image_id: int) -> int | None:
+        """Of the image with this id, if there is one."""
+        index = bisect_left(self._ids, image_id)
+        return self.rows[index] if index < len(self._ids) and self._ids[index] == image_id else None
+
+
+def _read_objects(path: Path, head: _Head, listed: _Listed, report: Reporter, lenient: bool) -> Sequence[int]:
+    """Give the objects to the packer; the numbers of those to keep. What belongs to an ill-formed record of an image
+    cannot be judged."""
     raw = _read_annotations(path, head)
-    listed = [
-        _ListedObject(annotation.id, annotation.image_id, _judge(path, annotation, image_of))
-        for annotation in _records(path, _fill_in(head, raw) if lenient else raw, "annotations", _Annotation, report)
-    ]
-    objects: dict[int, list[KeyObject]] = {}
-    for item in _unique(path, "annotation", listed, report):
-        if isinstance(item.object, KeyObject):
-            objects.setdefault(item.image_id, []).append(item.object)
-        elif item.object is not None:
-            report(item.object)
-        elif str(item.image_id) not in head.wrong_ids:
-            name = f"annotation {item.id} of image {item.image_id}"
+    ids, numbers = array("q"), array("i")
+    wrong: dict[int, Problem] = {}
+    unknown: dict[int, int] = {}
+    for place, annotation in enumerate(
+        _records(path, _fill_in(head, raw) if lenient else raw, "annotations", _Annotation, report)
+    ):
+        ids.append(annotation.id)
+        numbers.append(-1)
+        if (row := listed.row(annotation.image_id)) is None:
+            unknown[place] = annotation.image_id
+            continue
+        try:
+            numbers[place] = head.packer.add_object(row, _read_object(path, annotation, head.packer.size(row)))
+        except DataError as error:
+            wrong[place] = error.problem
+    kept = array("i")
+    for place in _unique(path, "annotation", ids, report):
+        if place in wrong:
+            report(wrong[place])
+        elif place not in unknown:
+            kept.append(numbers[place])
+        elif str(unknown[place]) not in head.wrong_ids:
+            name = f"annotation {ids[place]} of image {unknown[place]}"
             report(Problem(path, name, "the file lists no such image", "Add the image or remove the annotation."))
-    return objects
-
-
-def _judge(path: Path, annotation: _Annotation, image_of: Mapping[int, _ListedImage]) -> KeyObject | Problem | None:
-    if (image := image_of.get(annotation.image_id)) is None:
-        return None
-    try:
-        return _read_object(path, f"annotation {annotation.id} of image {image.id}", annotation, image)
-    except DataError as error:
-        return error.problem
+    return kept
 
 
 def _read_head(path: Path, report: Reporter) -> _Head:
@@ -205,7 +211,9 @@ def _head(path: Path, entries: Iterable[Entry]) -> _Head:
                 yield value
 
     for image in _records(path, images(), "images", _Image, head.problems.append, head.wrong_ids):
-        head.images.append(_ListedImage(image.id, image.file_name, image.width, image.height))
+        # Too large is refused later, and in its place; it may be larger than a table of integers can hold.
+        size = (min(side, MAX_PIXELS + 1) for side in (image.width, image.height))
+        head.packer.add_image(image.id, image.file_name, *size)
     return head
 
 
@@ -276,40 +284,39 @@ def _records(
                 report(Problem(path, name, wrong[place], _NEEDED))
 
 
-def _unique(path: Path, kind: str, listed: list[Listed], report: Reporter) -> Iterator[Listed]:
-    """Records by ascending id; of those with the same id the first, and the others reported."""
-    listed.sort(key=lambda record: record.id)
+def _unique(path: Path, kind: str, ids: array, report: Reporter) -> Iterator[int]:
+    """The places of ids in ascending order; of the same ids the first, and the others reported."""
     before = None
-    for record in listed:
-        if record.id == before:
+    for place in map(int, np.argsort(as_numbers(ids), kind="stable")):
+        if ids[place] == before:
             advice = f"Give each {kind} an id of its own."
-            report(Problem(path, f"{kind} {record.id}", "its id is there twice", advice))
+            report(Problem(path, f"{kind} {ids[place]}", "its id is there twice", advice))
         else:
-            before = record.id
-            yield record
+            before = ids[place]
+            yield place
 
 
-def _image_file(images: Path, annotations: Path, image: _ListedImage) -> Path:
-    """Where an image lies. Judged by name alone: DVC may have put links into the folder."""
-    name = f"image {image.id}"
-    if leaves_folder(image.file_name):
-        what = f"file_name {image.file_name!r} leaves the dataset"
+def _check_image(images: Path, annotations: Path, packer: Packer, row: int) -> None:
+    """Refuse an image that is too large or not in the dataset. Judged by name alone: DVC may have put links into the
+    folder."""
+    name, file_name = f"image {packer.ids[row]}", packer.path(row)
+    if leaves_folder(file_name):
+        what = f"file_name {file_name!r} leaves the dataset"
         advice = f"Put the image into {images} and name it relative to that folder."
         raise DataError(Problem(annotations, name, what, advice))
-    if image.width * image.height > MAX_PIXELS:
+    if math.prod(packer.size(row)) > MAX_PIXELS:
         raise too_large(annotations, name)
-    return images / PurePosixPath(image.file_name)
 
 
-def _read_object(path: Path, name: str, annotation: _Annotation, image: _ListedImage) -> KeyObject:
+def _read_object(path: Path, annotation: _Annotation, size: tuple[int, int]) -> KeyObject:
     """An object, measured anew from its mask in any of COCO's three forms.
 
     Raises:
         DataError: the mask is of another size than its image, or is none, is empty or covers the whole image.
     """
-    if image.width * image.height > MAX_PIXELS:
+    name, segmentation = f"annotation {annotation.id} of image {annotation.image_id}", annotation.segmentation
+    if math.prod(size) > MAX_PIXELS:
         raise too_large(path, name)
-    size, segmentation = (image.width, image.height), annotation.segmentation
     if isinstance(segmentation, list):
         rle = masks.from_polygons(path, name, segmentation, size)
     else:

@@ -1,12 +1,12 @@
 """Data of one's own: a folder of images and COCO JSON, read in any layout that is accepted, and made a dataset."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from headimpact.data.assembly import Written, write_dataset, write_parts
 from headimpact.data.coco import PARTS, annotation_path, images_path, read_annotations
 from headimpact.data.manifest import manifest_path
+from headimpact.data.packed import PackedSamples
 from headimpact.data.problems import DataError, Reporter, refuse
 from headimpact.data.samples import Sample
 from headimpact.errors import InputError
@@ -17,7 +17,7 @@ _LAYOUTS = (
 )
 
 
-def read_own_data(folder: Path, report: Reporter = refuse) -> dict[str, list[Sample]]:
+def read_own_data(folder: Path, report: Reporter = refuse) -> dict[str, PackedSamples]:
     """The samples of a folder of one's own, by part, or under the name of its only COCO JSON.
 
     The project's own layout is read as the project writes it where it has a manifest; everywhere else a phrase may
@@ -35,14 +35,10 @@ def read_own_data(folder: Path, report: Reporter = refuse) -> dict[str, list[Sam
     images = images_path(folder)
     samples_of = {name: read_annotations(path, images, report, lenient) for name, path in files.items()}
     image_folders = [images] if _has_parts(samples_of) else [images, folder]
-    names = [sample.path.relative_to(images) for samples in samples_of.values() for sample in samples]
     for image_folder in image_folders:
-        if any((image_folder / name).is_file() for name in names):
-            return {
-                name: [replace(s, path=image_folder / s.path.relative_to(images)) for s in samples]
-                for name, samples in samples_of.items()
-            }
-    if names:
+        if any((image_folder / name).is_file() for samples in samples_of.values() for name in samples.names):
+            return {name: samples.below(image_folder) for name, samples in samples_of.items()}
+    if any(samples_of.values()):
         listed, searched = (" and ".join(map(str, paths)) for paths in (files.values(), image_folders))
         raise InputError(f"None of the images that {listed} lists is in {searched}. {_LAYOUTS}")
     return samples_of

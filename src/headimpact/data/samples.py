@@ -1,6 +1,6 @@
 """What every wing works on: a sample is an image with its key objects, each a mask and a phrase."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,13 +60,13 @@ class KeyObject:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An image with its objects."""
+    """An image with its objects; those of a dataset are read from disk whenever they are asked for."""
 
     id: int
     path: Path
     width: int
     height: int
-    objects: tuple[KeyObject, ...]
+    objects: Sequence[KeyObject]
 
     def image(self) -> Image.Image:
         """The image in RGB, fully decoded.
@@ -85,10 +85,11 @@ def key_object(object_id: int, phrase: str, mask: Bool[np.ndarray, "height width
 
 def object_of_rle(object_id: int, phrase: str, rle: Mapping[str, Any], score: float) -> KeyObject:
     """An object from compressed run lengths that are known to be good (``masks.from_run_lengths`` sees to it)."""
-    return KeyObject(object_id, phrase, _size(*rle["size"]), rle["counts"].encode("ascii"), score)
+    return KeyObject(object_id, phrase, of_size(*rle["size"]), rle["counts"].encode("ascii"), score)
 
 
 # Most images of a dataset are of a few sizes.
 @lru_cache(maxsize=4096)
-def _size(height: int, width: int) -> tuple[int, int]:
+def of_size(height: int, width: int) -> tuple[int, int]:
+    """The two, as one and the same tuple for all masks of this size."""
     return height, width

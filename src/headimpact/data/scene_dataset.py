@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from headimpact.data import scenes
 from headimpact.data.coco import images_path
 from headimpact.data.manifest import write_manifest
+from headimpact.data.packed import Packer
 from headimpact.data.samples import Sample, key_object
 from headimpact.data.split import split
 from headimpact.data.writing import write_part
@@ -30,9 +33,12 @@ def write_scenes(
     parts = split(ids, sizes, seed)
     with atomic_folder(folder) as aside:
         images_path(aside).mkdir()
-        samples = {scene_id: _write_scene(aside, scenes.draw(seed, scene_id)) for scene_id in progress(ids)}
+        packer = Packer()
+        for scene_id in progress(ids):
+            packer.add(_write_scene(aside, scenes.draw(seed, scene_id)))
+        samples = packer.pack()
         for part, chosen in parts.items():
-            write_part(aside, part, [samples[scene_id] for scene_id in chosen])
+            write_part(aside, part, samples.choose(np.searchsorted(samples.ids, chosen)))
         write_manifest(aside)
 
 

@@ -3,30 +3,33 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from jaxtyping import Int
 
 from headimpact.errors import InputError
 
 
-def split(ids: Iterable[int], sizes: Mapping[str, int], seed: int) -> dict[str, list[int]]:
+def split(ids: Iterable[int] | Int[np.ndarray, " images"], sizes: Mapping[str, int], seed: int) -> dict[str, list[int]]:
     """Image ids of each part, ascending: disjoint, drawn by seed, whatever the order of ``ids``.
 
     Raises:
         InputError: there are fewer ids than the parts need.
     """
-    everything = sorted(set(ids))
+    everything = np.unique(np.fromiter(ids, np.int64))
     needed = sum(sizes.values())
     if len(everything) < needed:
         raise InputError(
             f"The parts need {needed} images, there are {len(everything)}. Make the parts smaller in params.yaml."
         )
-    shuffled = np.random.default_rng(seed).permutation(everything).tolist()
+    shuffled = np.random.default_rng(seed).permutation(everything)
     parts = {}
     for part, size in sizes.items():
-        parts[part], shuffled = sorted(shuffled[:size]), shuffled[size:]
+        parts[part], shuffled = np.sort(shuffled[:size]).tolist(), shuffled[size:]
     return parts
 
 
-def split_in_proportion(ids: Iterable[int], sizes: Mapping[str, int], seed: int) -> dict[str, list[int]]:
+def split_in_proportion(
+    ids: Iterable[int] | Int[np.ndarray, " images"], sizes: Mapping[str, int], seed: int
+) -> dict[str, list[int]]:
     """Like ``split``: exactly ``sizes``, or their proportions where there are fewer images.
 
     Proportions are by largest remainder; a part that would get no image takes one from the largest part.
@@ -34,7 +37,7 @@ def split_in_proportion(ids: Iterable[int], sizes: Mapping[str, int], seed: int)
     Raises:
         InputError: there are fewer images than parts.
     """
-    everything = set(ids)
+    everything = np.unique(np.fromiter(ids, np.int64))
     if len(everything) < sum(sizes.values()):
         sizes = _shrink(sizes, len(everything))
     return split(everything, sizes, seed)

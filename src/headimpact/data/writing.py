@@ -1,8 +1,11 @@
 """Writing the one dataset format: COCO JSON with a mask and a phrase per object, one file a part."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from headimpact.data import masks
 from headimpact.data.coco import annotation_path, images_path
@@ -12,24 +15,48 @@ from headimpact.files import as_json, atomic_file
 _CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
 
 
-def write_part(folder: Path, part: str, samples: Iterable[Sample]) -> None:
+def write_part(
+    folder: Path, part: str, samples: Iterable[Sample], name_of: Callable[[Sample], str] | None = None
+) -> None:
     """Write the COCO JSON of one part, sorted by id, whole or not at all, and record by record.
 
-    The samples' paths must lie in the dataset's folder of images.
+    Args:
+        folder: the dataset.
+        part: one of ``coco.PARTS``.
+        samples: in any order.
+        name_of: gives the file name of a sample in the dataset; None: their paths lie in its folder of images.
     """
-    ordered = sorted(samples, key=lambda sample: sample.id)
-    objects = sorted(((sample, obj) for sample in ordered for obj in sample.objects), key=lambda pair: pair[1].id)
+    samples = samples if isinstance(samples, Sequence) else list(samples)
     root = images_path(folder)
+    name_of = name_of or (lambda sample: sample.path.relative_to(root).as_posix())
     content = {
-        "annotations": (_annotation(sample, obj) for sample, obj in objects),
+        "annotations": (_annotation(sample, obj) for sample, obj in _objects(samples)),
         "categories": [_CATEGORY],
-        "images": (_image(sample, root) for sample in ordered),
+        "images": (_image(samples[index], name_of) for index in _order(sample.id for sample in samples)),
         "info": {"description": f"Objects with masks and phrases: {part}", "version": "1"},
         "licenses": [],
     }
     path = annotation_path(folder, part)
     with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(_lines(content))
+
+
+def _objects(samples: Sequence[Sample]) -> Iterator[tuple[Sample, KeyObject]]:
+    """Every object with its sample, by the objects' ids; of samples that are read from disk, one at a time."""
+    ids, owners, places = array("q"), array("i"), array("i")
+    for index in _order(sample.id for sample in samples):
+        for place, obj in enumerate(samples[index].objects):
+            ids.append(obj.id)
+            owners.append(index)
+            places.append(place)
+    for number in _order(ids):
+        sample = samples[owners[number]]
+        yield sample, sample.objects[places[number]]
+
+
+def _order(ids: Iterable[int]) -> Iterator[int]:
+    """The places of ids in ascending order."""
+    return map(int, np.argsort(np.fromiter(ids, np.int64), kind="stable"))
 
 
 def _lines(content: Mapping[str, Any]) -> Iterator[str]:
@@ -50,10 +77,10 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield "\n}\n"
 
 
-def _image(sample: Sample, root: Path) -> dict[str, Any]:
+def _image(sample: Sample, name_of: Callable[[Sample], str]) -> dict[str, Any]:
     return {
         "id": sample.id,
-        "file_name": sample.path.relative_to(root).as_posix(),
+        "file_name": name_of(sample),
         "width": sample.width,
         "height": sample.height,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import headimpact
 from headimpact.errors import InputError
-from headimpact.files import digest_file, read_json, write_json
+from headimpact.files import as_json, digest_file, read_json, write_json, write_text
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.fingerprint import DIGITS, as_it_is, closure, family_modules, fingerprint
@@ -77,6 +77,33 @@ def _family(source: str, identity: Path) -> str | None:
 
 def refresh(config: Config) -> bool:
     """Write fingerprints.json if it is not as the code is; True if it was not."""
+    code = _code_digest(config)
+    # Reading all code as Python takes half a second, in every command and in every stage: not if nothing has changed.
+    if layout.CODE_NOTE.is_file() and layout.CODE_NOTE.read_text(encoding="utf-8") == _note(code):
+        return False
+    was_other = _refresh(config)
+    write_text(layout.CODE_NOTE, _note(code))
+    return was_other
+
+
+def _note(code: str) -> str:
+    """For which code fingerprints.json was found to be right, and what is in it."""
+    return f"{code} {digest_file(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else None}\n"
+
+
+def _code_digest(config: Config) -> str:
+    """Digest of all that fingerprints.json follows from, byte by byte."""
+    package = SOURCE / "headimpact"
+    files = sorted(path for path in package.rglob("*") if path.suffix != ".pyc" and path.is_file())
+    facts = {
+        "files": [(path.relative_to(package).as_posix(), digest_file(path)) for path in files],
+        "families": {name: _family(base.source, layout.identity(name)) for name, base in config.models.items()},
+        "tournament": config.tournament.models,
+    }
+    return hashlib.sha256(as_json(facts).encode()).hexdigest()
+
+
+def _refresh(config: Config) -> bool:
     with as_it_is():
         families = {
             name: family_fingerprint(base.source, layout.identity(name)) for name, base in config.models.items()

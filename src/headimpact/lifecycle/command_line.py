@@ -17,6 +17,7 @@ from headimpact.errors import InputError
 from headimpact.lifecycle import layout, params, values
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.documentation import documentation
+from headimpact.lifecycle.garbage import nothing_collected
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
 
 app = typer.Typer(
@@ -162,7 +163,7 @@ def write(debug: Debug = False) -> None:
 
 
 def _run(step: str, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
-    with _errors_told(debug), _nothing_collected():
+    with _errors_told(debug), nothing_collected():
         plain, loaded = _load(step, arguments)
         if model and model not in loaded.models:
             model = _entered(loaded, model)
@@ -175,7 +176,8 @@ def _run(step: str, arguments: list[str] | None, model: str | None, setup: str |
         def function(name: str) -> pipeline.Function:
             if not STEPS[name].needed_for(loaded.dataset):
                 return lambda config, job: nothing_to_do(name, config)
-            run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
+            with nothing_collected():  # until the step begins
+                run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
             gc.freeze()
             gc.enable()
             return run
@@ -184,17 +186,6 @@ def _run(step: str, arguments: list[str] | None, model: str | None, setup: str |
         processes.leave()
         for summary in summaries:
             print_summary(summary)
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """No search for garbage until a step begins: nearly all that is imported and read stays, and Python, which searches
-    it again and again as it grows, would take a sixth longer."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _entered(config: Config, model: str) -> str:

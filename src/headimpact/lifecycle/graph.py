@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,19 +102,52 @@ def stale(targets: Sequence[str]) -> list[str]:
         return sorted(name for stage in graph.with_upstream(targets) for name in stage.status(check_updates=True))
 
 
-def reproduce(targets: Sequence[str] | None = None) -> int:
+def reproduce(targets: Sequence[str] | None = None, steps: Mapping[str, Callable[[], None]] | None = None) -> int:
     """``dvc repro`` of ``targets`` (None: of everything), in no MLflow run; the number of stages that ran.
 
+    Args:
+        targets: stages.
+        steps: what the commands of stages do, to be done in this process: another one would spend most of its time
+            importing what this one has.
+
     Raises:
-        InputError: a stage failed (it has printed why), or another DVC command is at work.
+        InputError: a stage failed (where it was a process, it has printed why), or another DVC command is at work.
         KeyboardInterrupt: a stage was interrupted.
     """
     logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)  # lists files to add to git
     logging.getLogger("dvc.stage").addFilter(_is_about_work)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # The stages say `python`: it is to be this one. They open runs of their own.
-    with environment(PATH=path, MLFLOW_RUN_ID=None), _open() as graph:
+    with environment(PATH=path, MLFLOW_RUN_ID=None), _done_here(steps or {}), _open() as graph:
         return len(graph.repo.reproduce(targets=list(targets) if targets else None))
+
+
+@contextmanager
+def _done_here(steps: Mapping[str, Callable[[], None]]) -> Iterator[None]:
+    """In the block, DVC calls a stage's function in the place of its command.
+
+    DVC has no setting for that. It gives every command to one private function of the pinned version; where that is
+    not there, commands are processes again.
+    """
+    from dvc.stage import run
+
+    command: Callable[..., None] | None = getattr(run, "_run", None)
+    if command is None or not steps:
+        yield
+        return
+
+    def function(*arguments: Any, env: Mapping[str, str], **options: Any) -> None:
+        stage = env["DVC_STAGE"]
+        if stage not in steps:
+            return command(*arguments, env=env, **options)
+        with environment(DVC_STAGE=stage):
+            steps[stage]()
+
+    run._run = function
+    try:
+        yield
+    finally:
+        run._run = command
 
 
 def _is_about_work(record: logging.LogRecord) -> bool:
@@ -186,6 +219,10 @@ def _errors_told() -> Iterator[None]:
         # A stage that was interrupted before it could say so was ended by the signal itself.
         if str(error.__cause__).endswith((f"exited with {INTERRUPTED}", f"exited with {-signal.SIGINT}")):
             raise KeyboardInterrupt from error
+        if isinstance(error.__cause__, InputError):
+            raise InputError(f"{error.__cause__}\n{error}. Nothing after it was run.") from error
+        if not isinstance(error.__cause__, DvcException):
+            raise error.__cause__ or error from None  # a fault of ours, of a step in this process
         raise InputError(f"{error}: what went wrong is printed above. Nothing after it was run.") from error
     except DvcException as error:
         raise InputError(f"DVC: {error}") from error

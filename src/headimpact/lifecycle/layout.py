@@ -13,6 +13,8 @@ JOBS = Path("jobs/dvc.yaml")
 ENTRY_POINTS = Path("MLproject")
 FINGERPRINTS = Path("fingerprints.json")
 """What the code of every step and family does, as digests."""
+CODE_NOTE = Path("outputs/code.txt")
+"""For which code fingerprints.json was found to be right; not an output."""
 COMMANDS = Path("docs/commands.md")
 REPORTS = Path("reports")
 DATASET = Path("data/dataset")

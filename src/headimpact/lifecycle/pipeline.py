@@ -3,14 +3,15 @@
 ``dvc repro`` runs steps as stages; a person runs them directly, or ``mlflow run`` does. A direct run
 
 - refuses upstream files that were edited by hand (they hold their own digests),
-- builds what is missing or stale upstream through ``dvc repro``, in MLflow runs of their own,
+- builds what is missing or stale upstream through DVC's ``repro``, in this process and in MLflow runs of their own,
 - runs the step, with DVC's locks on its files, in the MLflow run that is open,
 - and records the result with ``dvc commit``, so that ``dvc repro`` does not do it again; but not if values
   were overridden: then DVC finds outputs that it does not know, and makes them again when they are needed.
 """
 
+import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import code, graph, jobs, layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.jobs import Work
-from headimpact.lifecycle.params import check_model, is_own
+from headimpact.lifecycle.params import check_model, is_own, load
 from headimpact.lifecycle.registry import STEPS
-from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.summary import Summary, print_summary
 from headimpact.selection.setups import check_setup
 
 Function = Callable[[Config, Job], Summary]
@@ -58,23 +59,27 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
     with graph.opened():
         work = (name, job)
         jobs.enter([work], config)
-        verify(work, config)
-        build_upstream(work, config)
+        plain = load(layout.PARAMS) if overridden else config  # which what is upstream is made with
+        if STEPS[name].as_it_is:
+            verify(work, config)
+        else:
+            build(work, jobs.upstream(work, config), plain, function)
         after = (following, job) if following else None
         if after and processes.count_launched() > 1:
-            _build_before(after, config)  # refused before a long work begins
+            _build_before(after, plain, function)  # refused before a long work begins
         summaries = [_run(work, config, overridden, function(name))]
         if after:
             # What it reads has just been made, perhaps with other values than those of params.yaml.
-            _build_before(after, config)
+            gc.collect()
+            _build_before(after, plain, function)
             summaries.append(_run(after, config, overridden, function(after[0])))
     return summaries
 
 
-def _build_before(after: Work, config: Config) -> None:
+def _build_before(after: Work, config: Config, function: Callable[[str], Function]) -> None:
     """Build what the step that follows shows its result beside."""
     jobs.enter([after], config)
-    build([above for above in jobs.upstream(after, config) if above[0] == after[0]], config)
+    build(after, [above for above in jobs.upstream(after, config) if above[0] == after[0]], config, function)
 
 
 def _run(work: Work, config: Config, overridden: bool, function: Function) -> Summary:
@@ -135,18 +140,24 @@ def _sharing() -> str:
     return ", ".join(name for name, step in STEPS.items() if step.shares)
 
 
-def verify(work: Work, config: Config) -> None:
+def verify(work: Work, config: Config, changed: Collection[str] | None = None) -> None:
     """Refuse data sets and HI tables upstream of a job that do not agree with the digests they came with.
 
     DVC would find such an edit too, but would silently undo it.
+
+    Args:
+        work: the job.
+        config: the values.
+        changed: the stages that DVC would run: what it finds as it was is not read again; None: it was not asked.
 
     Raises:
         InputError: names the file and what to do.
     """
     everything = jobs.all_upstream(work, config)
-    if any(step == "data" for step, _ in everything) and layout.DATASET.exists():
+    looked_at = [above for above in everything if changed is None or jobs.stage_name(above, config) in changed]
+    if any(step == "data" for step, _ in looked_at) and layout.DATASET.exists():
         checking.verify(layout.DATASET)
-    for model in dict.fromkeys(job.model for step, job in everything if step == "score"):
+    for model in dict.fromkeys(job.model for step, job in looked_at if step == "score"):
         verify_impact_table(model)
 
 
@@ -166,29 +177,38 @@ def verify_impact_table(model: str) -> None:
         )
 
 
-def build_upstream(work: Work, config: Config) -> None:
-    """Build what a job reads from, where it is missing or stale, and say so; several processes are refused then.
+def build(work: Work, upstream: list[Work], config: Config, function: Callable[[str], Function]) -> None:
+    """Build what is missing or stale of jobs that ``work`` reads from, and of what they are made from, and say so.
 
     Raises:
-        InputError: something failed (it has printed why), or another command is at work on the same files.
+        InputError: something failed, files were edited by hand, another command is at work on the same files, or there
+            is something to build and there are several processes.
     """
-    if not STEPS[work[0]].as_it_is:
-        build(jobs.upstream(work, config), config)
-
-
-def build(works: list[Work], config: Config) -> None:
-    """Build what is missing or stale of some jobs and of what they are made from; see :func:`build_upstream`."""
-    stages = list(dict.fromkeys(jobs.stage_name(work, config) for work in works))
+    stages = list(dict.fromkeys(jobs.stage_name(above, config) for above in upstream))
     if not stages or not (needed := graph.stale(stages)):
         return
+    verify(work, config, needed)
     if processes.count_launched() > 1:
         raise InputError(
             f"Missing or stale: {', '.join(needed)}. Several processes build nothing upstream; make it in one first:\n"
             f"    dvc repro {' '.join(needed)}\n"
             f"or one after the other in several, where these can share: {_sharing()}."
         )
-    print(f"Missing or stale, to be built first with dvc repro: {', '.join(needed)}", flush=True)
-    graph.reproduce(stages)
+    print(f"Missing or stale, to be built first: {', '.join(needed)}", flush=True)
+
+    def step(above: Work) -> Callable[[], None]:
+        return lambda: _run_stage(above, config, function)
+
+    everything = [*upstream, *(far for above in upstream for far in jobs.all_upstream(above, config))]
+    graph.reproduce(stages, {jobs.stage_name(above, config): step(above) for above in everything})
+
+
+def _run_stage(work: Work, config: Config, function: Callable[[str], Function]) -> None:
+    """What the command of a stage does, here."""
+    name, job = work
+    code.check_current(STEPS[name], config, job.model)
+    print_summary(function(name)(config, job))
+    gc.collect()  # a base is gone before the next step loads one
 
 
 def _record(work: Work, config: Config, before: dict[str, object], overridden: bool) -> None:

@@ -24,6 +24,7 @@ from mlflow.entities import Metric, Param, Run
 
 from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json
+from headimpact.lifecycle.garbage import nothing_collected
 from headimpact.selection.grammar import alias
 from headimpact.statistics import Difference
 
@@ -61,7 +62,7 @@ def initialise() -> str:
     uri = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"headimpact-{name}.lock"):
+    with nothing_collected(), FileLock(Path(tempfile.gettempdir()) / f"headimpact-{name}.lock"):
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT)
     return uri

@@ -1,7 +1,8 @@
 """The contact sheet: images with their objects, and beside them the visual tokens that see the objects."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -240,16 +241,20 @@ def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def histograms(samples: Sequence[Sample], title: str = "") -> Figure:
+def histograms(samples: Iterable[Sample], title: str = "") -> Figure:
     """How many objects the images have, what share of them the masks cover, and the masks' confidence.
 
     Args:
         samples: at least one of them with an object.
         title: what they are.
     """
-    counts = np.array([len(sample.objects) for sample in samples])
-    shares = np.array([obj.area / (s.width * s.height) for s in samples for obj in s.objects])
-    scores = np.array([obj.score for sample in samples for obj in sample.objects])
+    counts, shares, scores = array("i"), array("d"), array("d")
+    for sample in samples:
+        counts.append(len(sample.objects))
+        for obj in sample.objects:
+            shares.append(obj.area / (sample.width * sample.height))
+            scores.append(obj.score)
+    counts, shares, scores = np.array(counts), np.array(shares), np.array(scores)
     lowest = min(np.floor(scores.min() * 20) / 20, 0.95)
     figure = Figure(figsize=(10, 3), layout="constrained")
     figure.suptitle(title)

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from headimpact.data import assembly, coco, manifest, published, segmented
 from headimpact.data.own_data import import_own_data
+from headimpact.data.packed import PackedSamples
 from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.errors import InputError
@@ -31,14 +33,13 @@ def run(config: Config, job: Job) -> Summary:
         parts = {part: coco.read_part(layout.DATASET, part) for part in coco.PARTS}
         for part, samples in parts.items():
             tracking.log_dataset(config.dataset, layout.DATASET, digest, part)
-            objects = sum(len(sample.objects) for sample in samples)
+            objects = int(samples.object_counts.sum())
             tracking.log_metrics({f"data/{part}/images": len(samples), f"data/{part}/objects": objects})
         not_drawn = _look(config, parts)
         tracking.log_files(manifest.manifest_path(layout.DATASET))
         tracking.log_files(layout.DATASET_LOOK)
     rows = [
-        (part, f"{len(samples):,} images, {sum(len(sample.objects) for sample in samples):,} objects")
-        for part, samples in parts.items()
+        (part, f"{len(samples):,} images, {samples.object_counts.sum():,} objects") for part, samples in parts.items()
     ]
     return Summary(
         f"data {config.dataset}",
@@ -97,7 +98,7 @@ def _read(samples: Sequence[Sample]) -> Iterator[Sample]:
     return track(samples, len(samples), "reading images")
 
 
-def _look(config: Config, parts: dict[str, list[Sample]]) -> list[tuple[str, str]]:
+def _look(config: Config, parts: dict[str, PackedSamples]) -> list[tuple[str, str]]:
     """Contact sheet and histograms; which models the sheet lacks, and why."""
     models, missing = {}, []
     for name in dict.fromkeys([*config.grid.models, config.model]):
@@ -105,10 +106,9 @@ def _look(config: Config, parts: dict[str, list[Sample]]) -> list[tuple[str, str
             models[name] = loading.skeleton(config.models[name].source, config.models[name].revision)
         except InputError as error:
             missing.append((f"{name} in the contact sheet", str(error)))
-    everything = [sample for samples in parts.values() for sample in samples]
-    on_sheet = [sample for sample in parts["impact"] if sample.objects][:SHEET_IMAGES]
+    on_sheet = list(islice((sample for sample in parts["impact"] if sample.objects), SHEET_IMAGES))
     with atomic_folder(layout.DATASET_LOOK) as aside:
         sheet = contact_sheet.contact_sheet(on_sheet, models, config.impact.mask_threshold)
         figures.save(sheet, aside / "contact_sheet.png")
-        figures.save(contact_sheet.histograms(everything, config.dataset), aside / "histograms.png")
+        figures.save(contact_sheet.histograms(chain(*parts.values()), config.dataset), aside / "histograms.png")
     return missing

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from headimpact import __version__
 from headimpact.data import coco, manifest
+from headimpact.data.packed import PackedSamples
 from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.engine.portions import Kept
@@ -78,15 +79,16 @@ def engine_settings(config: Config) -> EngineSettings:
     )
 
 
-def read_part(part: str) -> list[Sample]:
+def read_part(part: str) -> PackedSamples:
     """The samples of one part that have an object."""
-    return [sample for sample in coco.read_part(layout.DATASET, part) if sample.objects]
+    samples = coco.read_part(layout.DATASET, part)
+    return samples.choose(np.flatnonzero(samples.object_counts))
 
 
 def draw_images(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     """``count`` images in their order, or all where there are fewer; a smaller draw is part of a larger one."""
     chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
-    return [samples[index] for index in sorted(chosen)]
+    return [samples[index] for index in sorted(chosen.tolist())]
 
 
 def dataset_digest() -> str:
