@@ -41,6 +41,8 @@ def build(size: str, base: str) -> Vlm:
     config = _narrow(base, real) if size == "geometry" else _shallow(real)
     tokenizer = checkpoints.make_tokenizer(base)
     family = family_class(config.model_type)
+    if size == "geometry":
+        config.get_text_config().vocab_size = len(tokenizer)  # with the markers of more crops
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
     model = checkpoints.random_model(family, config, torch.device("cpu"), torch.float32)
     return family(model, tokenizer, image_processor, family.own_template, f"{size} {base}", None, "")
