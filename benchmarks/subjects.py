@@ -21,7 +21,13 @@ SIZES = {
     "geometry": "real image settings, tiny transformer, images of 640x480",
     "width": "real width, 4 layers (vision tower: 2), images of 640x480",
 }
-BASES = tuple(bases.TINY)
+REAL = {
+    "tiny-paligemma2": "google/paligemma2-3b-mix-448",
+    "tiny-qwen2-vl": "Qwen/Qwen2-VL-2B-Instruct",
+    "tiny-smolvlm": "HuggingFaceTB/SmolVLM-Instruct",
+}
+"""The real checkpoint of the family of each tiny base."""
+BASES = tuple(REAL)
 DECODER_LAYERS = {"tiny": bases.LAYERS, "geometry": bases.LAYERS, "width": 4}
 VISION_LAYERS = 2
 
@@ -31,11 +37,12 @@ def build(size: str, base: str) -> Vlm:
     if size == "tiny":
         folder = Path("models/bases") / base
         return loading.load(str(folder), device="cpu", dtype="float32")
-    (known,) = (of for of in checkpoints.published().values() if of.tiny == base)
-    real, image_processor = known.settings()
+    real, image_processor = checkpoints.published()[REAL[base]].settings()
     config = _narrow(base, real) if size == "geometry" else _shallow(real)
     tokenizer = checkpoints.make_tokenizer(base)
     family = family_class(config.model_type)
+    if size == "geometry":
+        config.get_text_config().vocab_size = len(tokenizer)  # with the markers of more crops
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
     model = checkpoints.random_model(family, config, torch.device("cpu"), torch.float32)
     return family(model, tokenizer, image_processor, family.own_template, f"{size} {base}", None, "")

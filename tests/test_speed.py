@@ -47,6 +47,7 @@ def test_bases_have_the_real_geometry(size: str, monkeypatch: pytest.MonkeyPatch
         vlm = subjects.build(size, base)
         assert vlm.grid(640, 480).tokens == tokens
         assert vlm.text_config.hidden_size == (width if size == "width" else bases.WIDTH)
+        assert vlm.text_config.vocab_size >= len(vlm.tokenizer)
         assert vlm.layers == subjects.DECODER_LAYERS[size]
 
 

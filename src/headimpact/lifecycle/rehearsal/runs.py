@@ -1,6 +1,8 @@
 """Scoring, training and evaluation of a few images, one after the other, each under a clock."""
 
+import ctypes
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,3 +131,7 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":  # glibc keeps freed memory, which would count for the next run
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
