@@ -35,6 +35,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VLForConditionalGeneration as Qwen2VLForConditionalGeneration,
 )
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig as Qwen3VLConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLForConditionalGeneration as Qwen3VLForConditionalGeneration,
+)
 from transformers.models.sam2.modeling_sam2 import Sam2Model as Sam2Model
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig as SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil as SiglipImageProcessorPil

@@ -21,6 +21,7 @@ FAMILIES = {
     "paligemma": "paligemma:PaliGemma2",
     "qwen2_vl": "qwen2_vl:Qwen2Vl",
     "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
+    "qwen3_vl": "qwen3_vl:Qwen3Vl",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
 }
