@@ -245,7 +245,7 @@ def test_bases_that_cannot_be_taken_are_refused_with_the_reason(smolvlm: Vlm, pr
         headimpact.load_base(model)
     with pytest.raises(InputError, match=r"needs a processor .* not a \w*Tokenizer"):
         headimpact.load_base(model, processor.tokenizer)
-    with pytest.raises(InputError, match=r"model type is idefics3_vision; supported are idefics3, paligemma"):
+    with pytest.raises(InputError, match=r"model type is idefics3_vision; supported are .*idefics3, .*paligemma"):
         headimpact.load_base(model.model.vision_model, processor)
     with pytest.raises(InputError, match="it holds a Idefics3Model; of idefics3 models, Idefics3ForConditional"):
         headimpact.load_base(model.model, processor)
@@ -260,7 +260,7 @@ def test_bases_that_cannot_be_taken_are_refused_with_the_reason(smolvlm: Vlm, pr
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     for name in ("tokenizer.json", "preprocessor_config.json"):
         (tmp_path / name).symlink_to(folder / name)
-    with pytest.raises(InputError, match="its model type is llama; supported are idefics3"):
+    with pytest.raises(InputError, match=r"its model type is llama; supported are .*idefics3"):
         headimpact.load_base(tmp_path)
 
 

@@ -6,6 +6,7 @@ The package's own __init__ names every model there is: reading them all was half
 __version__: str
 from transformers.modeling_utils import AttentionInterface as AttentionInterface
 from transformers.modeling_utils import PreTrainedModel as PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING as CONFIG_MAPPING
 from transformers.models.auto.configuration_auto import AutoConfig as AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor as AutoImageProcessor
 from transformers.models.auto.tokenization_auto import AutoTokenizer as AutoTokenizer
@@ -34,6 +35,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VLForConditionalGeneration as Qwen2VLForConditionalGeneration,
+)
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig as Qwen3VLConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLForConditionalGeneration as Qwen3VLForConditionalGeneration,
 )
 from transformers.models.sam2.modeling_sam2 import Sam2Model as Sam2Model
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig as SiglipVisionConfig

@@ -1,7 +1,7 @@
 """What the project needs of a vision-language model, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -119,8 +119,12 @@ class Vlm(ABC):
         """The text that stands for one image: its visual tokens and the markers around them."""
 
     @abstractmethod
-    def image_features(self, images: Sequence[EncodedImage]) -> list[Float[Tensor, "_ width"]]:
-        """Embeddings of the visual tokens of each image, as the decoder gets them."""
+    def image_features(self, images: Sequence[EncodedImage]) -> list[Float[Tensor, "_ columns"]]:
+        """Embeddings of the visual tokens of each image, as the decoder gets them.
+
+        Where the decoder adds further features after its first layers, these are further columns, as many as of the
+        embedding for each of these layers; what they are for it is :meth:`added_inputs` that says.
+        """
 
     @abstractmethod
     def position_ids(self, ids: Int[Tensor, "tokens"], grid: TokenGrid) -> Int[Tensor, "axes tokens"]:
@@ -145,6 +149,18 @@ class Vlm(ABC):
     def decoder_positions(self, positions: Int[Tensor, "axes batch tokens"]) -> Tensor:
         """The position ids in the form that the decoder takes."""
         return positions[0]
+
+    def added_inputs(
+        self, batch: Batch, added: Sequence[Float[Tensor, "batch tokens width"]], first: int
+    ) -> dict[str, Any]:
+        """Inputs of the decoder that make it add further features (:meth:`image_features`) to its hidden states.
+
+        Args:
+            batch: packed sequences.
+            added: what is added after the layers ``first``, ``first + 1``, ...; 0 where there is text. Never empty.
+            first: the layers below are skipped, and nothing is added after them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has features of several depths: say how they are added.")
 
     # ---- common parts
 
@@ -265,24 +281,25 @@ class Vlm(ABC):
         return self._with_positions(tokens, grid), labels
 
     def embeddings(
-        self, batch: Batch, features: Sequence[Float[Tensor, "_ width"]]
-    ) -> Float[Tensor, "batch tokens width"]:
+        self, batch: Batch, features: Sequence[Float[Tensor, "_ columns"]]
+    ) -> Float[Tensor, "batch tokens columns"]:
         """What the decoder's first layer gets: the embeddings of text, and ``features`` in the visual tokens' places.
 
         Args:
             batch: packed sequences.
-            features: per sequence the embeddings of its image's visual tokens.
+            features: per sequence those of its image's visual tokens; of their further columns, text has 0.
         """
         embeddings = self.model.get_input_embeddings()(batch.ids.to(self.device))
         rows = torch.cat([torch.full((len(index),), row) for row, index in enumerate(batch.visual)])
         places = (rows.to(self.device), torch.cat(batch.visual).to(self.device))
         visual = torch.cat([of_image.to(self.device) for of_image in features])
+        embeddings = nn.functional.pad(embeddings, (0, visual.shape[1] - embeddings.shape[2]))
         return embeddings.index_put(places, visual.to(embeddings.dtype))
 
     def hidden_states(
         self,
         batch: Batch,
-        states: Float[Tensor, "batch tokens width"],
+        states: Float[Tensor, "batch tokens columns"],
         capture: attention.RowCapture | None = None,
         first: int = 0,
     ) -> Float[Tensor, "batch tokens width"]:
@@ -290,25 +307,31 @@ class Vlm(ABC):
 
         Args:
             batch: packed sequences.
-            states: :meth:`embeddings`, or, where ``first`` is above 0, the hidden states that enter that layer.
+            states: :meth:`embeddings`, or, where ``first`` is above 0, :meth:`states_entering` that layer.
             capture: reads attention rows layer by layer on the way.
             first: the layers below are skipped.
         """
+        hidden, *added = states.split(self.text_config.hidden_size, dim=-1)
+        inputs = self.added_inputs(batch, added, first) if added else {}
+        if capture is not None:
+            inputs["capture"] = capture
         if not first:
-            return self._decode(batch, states, capture)
-        with decoder.starting_at(self._decoder_layers, first, states):
-            return self._decode(batch, states, capture)
+            return self._decode(batch, hidden, inputs)
+        with decoder.starting_at(self._decoder_layers, first, hidden):
+            return self._decode(batch, hidden, inputs)
 
     def states_entering(
-        self, layer: int, batch: Batch, embeddings: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        """The hidden states that enter a layer; only the layers below it run."""
+        self, layer: int, batch: Batch, embeddings: Float[Tensor, "batch tokens columns"]
+    ) -> Float[Tensor, "batch tokens _columns"]:
+        """The hidden states that enter a layer, and, as further columns, what is added after it and those above; only
+        the layers below it run."""
         if not layer:
             return embeddings
+        hidden, *added = embeddings.split(self.text_config.hidden_size, dim=-1)
         with decoder.ending_before(self._decoder_layers, layer) as kept:
-            self._decode(batch, embeddings, None)
+            self._decode(batch, hidden, self.added_inputs(batch, added, 0) if added else {})
         assert kept.entering is not None
-        return kept.entering
+        return torch.cat([kept.entering, *added[layer:]], dim=-1) if added[layer:] else kept.entering
 
     def checkpoint_gradients(self) -> None:
         """From now on a backward computes each decoder layer once more instead of keeping what is inside of it.
@@ -324,15 +347,14 @@ class Vlm(ABC):
     def _decoder_layers(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.decoder.get_submodule("layers"))
 
-    def _decode(self, batch: Batch, states: Tensor, capture: attention.RowCapture | None) -> Tensor:
+    def _decode(self, batch: Batch, states: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         batch = batch.to(self.device)
-        extra = {} if capture is None else {"capture": capture}
         return self.decoder(
             inputs_embeds=states,
             attention_mask=self.decoder_mask(batch.mask, batch.positions),
             position_ids=self.decoder_positions(batch.positions),
             use_cache=False,
-            **extra,
+            **inputs,
         ).last_hidden_state
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:

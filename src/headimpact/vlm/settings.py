@@ -14,6 +14,8 @@ from headimpact.hub import CONFIG, PROCESSOR
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import family_class, model_type
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""How transformers' decoders call the number of their experts."""
 _BAD = (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
 
@@ -170,10 +172,11 @@ def check(vlm: Vlm) -> None:
 
 
 def _check_layers(vlm: Vlm) -> None:
-    """Whatever a family says: conversations in one sequence see nothing of each other through an attention mask alone.
+    """Whatever a family says, its decoder may be another one: some take any that transformers has.
 
     Raises:
-        InputError: something else than attention carries values from token to token.
+        InputError: something else than attention carries values from token to token, so that conversations in one
+            sequence see each other whatever the mask; there are experts; queries have no projection of their own.
     """
     known = {"full_attention", "sliding_attention"}
     others = sorted(set(getattr(vlm.text_config, "layer_types", None) or ()) - known)
@@ -181,6 +184,23 @@ def _check_layers(vlm: Vlm) -> None:
         raise InputError(
             f"{vlm.source} is not supported: its decoder has layers of {', '.join(others)}. No head looks at the image "
             "there, and conversations packed into one sequence would see each other."
+        )
+    experts = [name for name in _EXPERTS if (getattr(vlm.text_config, name, None) or 0) > 1]
+    if experts:
+        raise InputError(
+            f"{vlm.source} is not supported: its decoder is a mixture of {getattr(vlm.text_config, experts[0])} "
+            "experts, and none was tested."
+        )
+    modules = dict(vlm.model.named_modules())
+    lacking = [name for name in vlm.projections(range(vlm.layers), ["q_proj"]) if name not in modules]
+    if lacking:
+        attention = lacking[0].rpartition(".")[0]
+        there = (
+            ", ".join(name for name, _ in modules[attention].named_children()) if attention in modules else "nothing"
+        )
+        raise InputError(
+            f"{vlm.source} is not supported: its decoder has no {lacking[0]}, which adapters are attached to, but "
+            f"{there}."
         )
 
 

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from headimpact.errors import InputError
+from headimpact.vlm.unsupported import REASONS
 
 if TYPE_CHECKING:
     from headimpact.vlm.base import Vlm
@@ -21,6 +22,7 @@ FAMILIES = {
     "paligemma": "paligemma:PaliGemma2",
     "qwen2_vl": "qwen2_vl:Qwen2Vl",
     "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
+    "qwen3_vl": "qwen3_vl:Qwen3Vl",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
 }
@@ -31,12 +33,13 @@ def model_type(source: str, config: object) -> str:
     """The ``model_type`` of a checkpoint, from the content of its config.json.
 
     Raises:
-        InputError: there is no family of that type.
+        InputError: there is no family of that type; where it is known why, with the reason.
     """
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
+        reason = f", which {REASONS[kind]}" if isinstance(kind, str) and kind in REASONS else ""
         raise InputError(
-            f"{source} is not supported: its model type is {kind}; supported are {', '.join(sorted(FAMILIES))}."
+            f"{source} is not supported: its model type is {kind}{reason}; supported are {', '.join(sorted(FAMILIES))}."
         )
     return kind
 

@@ -65,7 +65,7 @@ class Qwen2Vl(PhotoPromptVlm):
                     f"{self.source}: {name} is {value} in its image processor's settings and {expected} in its "
                     f"model. The settings belong to another checkpoint."
                 )
-        if "sliding_attention" in self.text_config.layer_types:
+        if "sliding_attention" in (getattr(self.text_config, "layer_types", None) or ()):
             raise InputError(
                 f"{self.source}: layers of its decoder attend within a window (use_sliding_window), which is not "
                 "supported."
