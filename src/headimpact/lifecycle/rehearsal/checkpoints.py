@@ -7,7 +7,7 @@ is smaller, while the embedding keeps its size. To rehearse another checkpoint w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Published:
         tiny: the tiny base whose tokenizer stands in for its own.
         config: the content of its config.json, as far as the architecture goes.
         image_processor: the settings of its image processor that are not the defaults of its class.
+        tokens: special tokens of its own tokenizer that a conversation needs and that of the tiny base lacks.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Published:
     tiny: str
     config: dict[str, Any]
     image_processor: dict[str, Any]
+    tokens: list[str] = field(default_factory=list)
 
     def settings(self) -> tuple[Any, Any]:
         """The model's configuration and the image processor."""
@@ -80,6 +82,7 @@ def build(source: str, revision: str | None, device: torch.device, dtype: torch.
     known = published()[source]
     config, image_processor = known.settings()
     tokenizer = make_tokenizer(known.tiny)
+    tokenizer.add_tokens(known.tokens, special_tokens=True)
     family = family_class(config.model_type)
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
     model = random_model(family, config, device, dtype)

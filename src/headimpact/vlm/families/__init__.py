@@ -21,6 +21,7 @@ FAMILIES = {
     "paligemma": "paligemma:PaliGemma2",
     "qwen2_vl": "qwen2_vl:Qwen2Vl",
     "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
+    "gemma3": "gemma3:Gemma3",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
 }
