@@ -19,7 +19,7 @@ from headimpact.files import read_json
 from headimpact.tiny import bases
 from headimpact.vlm import attention, loading
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import family_class
+from headimpact.vlm.families import family_class, family_name
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -44,11 +44,15 @@ class Published:
     image_processor: dict[str, Any]
     tokens: list[str] = field(default_factory=list)
 
+    @property
+    def family(self) -> type[Vlm]:
+        """The class of its family."""
+        return family_class(family_name(self.source, self.config))
+
     def settings(self) -> tuple[Any, Any]:
         """The model's configuration and the image processor."""
         config = AutoConfig.for_model(**self.config)
-        family = family_class(self.config["model_type"])
-        return config, family.image_processor_class(**self.image_processor)
+        return config, self.family.image_processor_class(**self.image_processor)
 
 
 @cache
@@ -83,7 +87,7 @@ def build(source: str, revision: str | None, device: torch.device, dtype: torch.
     config, image_processor = known.settings()
     tokenizer = make_tokenizer(known.tiny)
     tokenizer.add_tokens(known.tokens, special_tokens=True)
-    family = family_class(config.model_type)
+    family = known.family
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
     model = random_model(family, config, device, dtype)
     return family(model, tokenizer, image_processor, family.own_template, source, revision, "")

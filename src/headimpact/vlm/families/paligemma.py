@@ -35,7 +35,7 @@ class PaliGemma2(SquashedImageVlm):
         if self.text_config.model_type != self.decoder_type:
             raise InputError(
                 f"{self.source} has a {self.text_config.model_type} decoder, and no PaliGemma with such a one is "
-                f"supported: PaliGemma 1 has gemma, PaliGemma 2 has gemma2."
+                f"supported: PaliGemma 2 has gemma2, PaliGemma 1 gemma."
             )
         super().check_geometry()
 
