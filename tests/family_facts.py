@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from headimpact.tiny import bases
 from headimpact.vlm import attention
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES, family_class
@@ -48,6 +49,10 @@ def fresh(family: str, seed: int = 3) -> Vlm:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind.model_class(config)
+        # transformers begins some projections with zeros (Gemma 3's of the image): then nothing would be seen.
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=bases.INITIALIZER_RANGE)
     tokenizer.chat_template = kind.own_template
     return kind(model, tokenizer, image_processor, None, f"tiny {family}", None, "")
 

@@ -78,9 +78,12 @@ def vision(**values: Any) -> Callable[[Path], None]:
     return apply
 
 
-def first_gemma(folder: Path) -> None:
-    content = json.loads((folder / "config.json").read_text())
-    change(folder / "config.json", text_config=content["text_config"] | {"model_type": "gemma"})
+def decoder(**values: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        content = json.loads((folder / "config.json").read_text())
+        change(folder / "config.json", text_config=content["text_config"] | values)
+
+    return apply
 
 
 def write(name: str, text: str) -> Callable[[Path], None]:
@@ -96,15 +99,15 @@ LIGHT = [
     ("idefics3", write("preprocessor_config.json", "[]"), "image processor settings cannot be used"),
     (
         "idefics3",
-        config(model_type="llama"),
-        r"its model type is llama; supported are .*idefics3, .*paligemma, .*qwen2_vl",
+        config(model_type="sesame"),
+        r"its model type is sesame; supported are (\S+, )*idefics3, (\S+, )*paligemma, (\S+, )*qwen2_vl",
     ),
     ("idefics3", config(model_type=None), "its model type is None"),
     ("idefics3", config(model_type="own", auto_map={"AutoConfig": "evil.Config"}), "its model type is own"),
     ("qwen2_vl", config(architectures=["Qwen2VLForReward"]), "holds a Qwen2VLForReward"),
     ("idefics3", config(text_config="small"), "its config.json cannot be used"),
     ("idefics3", config(image_token_id=7), "<image> is token 4 of its tokenizer, and 7 in its config"),
-    ("paligemma", first_gemma, "has a gemma decoder; PaliGemma 2 has gemma2"),
+    ("paligemma", decoder(model_type="llama"), "has a llama decoder, and no PaliGemma with such a one is supported"),
     (
         "paligemma",
         settings(size={"height": 224, "width": 224}),
@@ -117,6 +120,12 @@ LIGHT = [
         settings(max_image_size={"longest_edge": 64}),
         "cuts crops of 64 pixels, its vision tower takes 66",
     ),
+    ("gemma3", settings(do_pan_and_scan=True), r"pan and scan \(do_pan_and_scan\) is not supported"),
+    ("gemma3", settings(size={"height": 224, "width": 224}), "makes images of 224x224 pixels"),
+    ("gemma3", config(mm_tokens_per_image=60), "16 patches along a side .* cannot be pooled to 60 tokens in a square"),
+    ("gemma3", config(mm_tokens_per_image=25), "16 patches along a side .* cannot be pooled to 25 tokens in a square"),
+    ("gemma3", decoder(use_bidirectional_attention=True), "its text attends in both directions"),
+    ("gemma3", decoder(final_logit_softcapping=30.0), "transformers ignores final_logit_softcapping"),
     ("idefics3", vision(patch_size=7), r"9 patches along a crop's side .* cannot be merged 2 by 2"),
     ("idefics3", config(scale_factor=3), r"8 patches along a crop's side .* cannot be merged 3 by 3"),
     ("idefics3", settings(size={"height": 132, "width": 132}), "must resize images by their longest_edge"),

@@ -187,7 +187,7 @@ def test_a_config_of_an_older_form_gives_the_same_model(family, folder):
     for path in (copy, saved(family)):
         base = loading.load(str(path), device="cpu")
         image = base.encode_image(Image.new("RGB", (160, 96), (200, 40, 40)))
-        packed = packing.pack_images([[base.tokenize(base.caption("red dog"), image.grid)]], base.bidirectional_prompt)
+        packed = packing.pack_images([[base.tokenize(base.caption("red dog"), image.grid)]], base.prompt_attention)
         with torch.no_grad():
             embeddings = base.embeddings(packed.batch, base.image_features([image]))
             results.append(base.hidden_states(packed.batch, embeddings))

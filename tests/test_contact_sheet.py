@@ -14,7 +14,7 @@ from headimpact.data.samples import Sample, key_object
 from headimpact.report import contact_sheet, figures
 from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import family_class
+from headimpact.vlm.families import family_class, find
 from headimpact.vlm.tokengrid import TokenGrid, token_mask
 
 THRESHOLD = 0.5
@@ -155,7 +155,7 @@ def test_weights_are_not_needed(tmp_path, vlms):
     sample = make_sample(tmp_path, (144, 96), ("thing",))
     for name, full in vlms.items():
         config, tokenizer, image_processor = bases.TINY[name]()
-        family = family_class(config.model_type)
+        family = family_class(find(config.to_dict()))
         with torch.device("meta"):
             model = family.model_class(config)
         empty = family(model, tokenizer, image_processor, None, name, None, "")

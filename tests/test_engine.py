@@ -84,7 +84,7 @@ def test_sequences_stay_short_whatever_the_number_of_objects(vlm: Vlm, samples: 
         image = crowded(samples[0], count)
         prepared = captions(vlm)(image, vlm.grid(image.width, image.height))
         assert prepared is not None
-        packed = packing.pack_image(prepared.conversations, vlm.bidirectional_prompt)
+        packed = packing.pack_image(prepared.conversations, vlm.prompt_attention)
         assert sorted(index for one in packed for index in one.members) == list(range(count))
         lengths[count] = [len(one.ids) for one in packed]
     trunk = lengths[1][0]
@@ -205,7 +205,7 @@ def test_layers_that_are_skipped_or_left_out_change_nothing(family: str, samples
     sample = samples[0]
     prepared = captions(vlm)(sample, vlm.grid(sample.width, sample.height))
     assert prepared is not None
-    packed = packing.pack_images([prepared.conversations], vlm.bidirectional_prompt)
+    packed = packing.pack_images([prepared.conversations], vlm.prompt_attention)
     with torch.no_grad():
         features = vlm.image_features([vlm.encode_image(sample.image())]) * len(packed.images)
         embeddings = vlm.embeddings(packed.batch, features)

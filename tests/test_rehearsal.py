@@ -17,7 +17,7 @@ from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.rehearsal import checkpoints, images, memory, outcome, runs
 from headimpact.lifecycle.steps import rehearse
 from headimpact.vlm import settings as vlm_settings
-from headimpact.vlm.families import family_class
+from headimpact.vlm.families import family_class, find
 
 MODEL = "tiny-qwen2-vl"
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def test_memory_is_watched_while_it_is_taken() -> None:
 
 @families()
 def test_a_published_checkpoint_has_its_true_size(family: str) -> None:
-    (known,) = (of for of in checkpoints.published().values() if of.config["model_type"] == family)
+    (known,) = (of for of in checkpoints.published().values() if find(of.config) == family)
     vlm = checkpoints.build(known.source, None, torch.device("meta"), torch.bfloat16)
     assert lora.count_parameters(vlm.model).total == known.parameters == facts(family).parameters
     assert vlm.grid(640, 480) == facts(family).grid_at_640x480

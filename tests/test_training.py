@@ -355,7 +355,7 @@ def packed_images(run: Training) -> list[Packed]:
     return [
         packed
         for image in captions_of(run.engine, run.train)
-        for packed in packing.pack_image(image.prepared.conversations, run.engine.vlm.bidirectional_prompt)
+        for packed in packing.pack_image(image.prepared.conversations, run.engine.vlm.prompt_attention)
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headimpact.vlm import packing
-from headimpact.vlm.packing import Packed, Tokens
+from headimpact.vlm.packing import Packed, PromptAttention, Tokens
 
 
 def tokens(ids: list[int], prompt: int) -> Tokens:
@@ -24,7 +24,7 @@ def seen(packed: Packed) -> list[str]:
 
 
 def test_a_causal_pack_by_hand():
-    packed = packing.pack([tokens([9, 9, 1, 2, 3], 3), tokens([9, 9, 1, 4], 3)], [0, 1], bidirectional=False)
+    packed = packing.pack([tokens([9, 9, 1, 2, 3], 3), tokens([9, 9, 1, 4], 3)], [0, 1], PromptAttention.CAUSAL)
     assert packed.ids.tolist() == [9, 9, 1, 2, 3, 4]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3]]
     assert [where.tolist() for where in packed.where] == [[0, 1, 2, 3, 4], [0, 1, 2, 5]]
@@ -33,22 +33,32 @@ def test_a_causal_pack_by_hand():
 
 def test_a_bidirectional_pack_by_hand():
     """The prompt sees itself both ways; the shared start of the answers stays causal."""
-    packed = packing.pack([tokens([9, 1, 5, 2], 2), tokens([9, 1, 5, 3], 2)], [0, 1], bidirectional=True)
+    packed = packing.pack([tokens([9, 1, 5, 2], 2), tokens([9, 1, 5, 3], 2)], [0, 1], PromptAttention.PREFIX)
     assert packed.ids.tolist() == [9, 1, 5, 2, 3]
     assert seen(packed) == ["xx...", "xx...", "xxx..", "xxxx.", "xxx.x"]
 
 
+def test_an_image_block_by_hand():
+    """The image sees itself both ways and nothing behind it; what follows is causal, and the prompts differ."""
+    first, second = tokens([1, 9, 9, 2, 3], 4), tokens([1, 9, 9, 4, 5], 4)
+    packed = packing.pack([first, second], [0, 1], PromptAttention.IMAGE_BLOCK)
+    assert packed.both_ways == (1, 3)
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 4]]
+    assert seen(packed) == ["x......", "xxx....", "xxx....", "xxxx...", "xxxxx..", "xxx..x.", "xxx..xx"]
+    assert [group.members for group in packing.pack_image([first, second], PromptAttention.IMAGE_BLOCK)] == [(0, 1)]
+
+
 def test_packing_refuses_what_cannot_share():
     with pytest.raises(ValueError, match="share their image"):
-        packing.pack([tokens([9, 9, 1], 2), tokens([8, 9, 1], 2)], [0, 1], bidirectional=False)
+        packing.pack([tokens([9, 9, 1], 2), tokens([8, 9, 1], 2)], [0, 1], PromptAttention.CAUSAL)
     with pytest.raises(ValueError, match="share their prompt"):
-        packing.pack([tokens([9, 1, 2], 2), tokens([9, 3, 2], 2)], [0, 1], bidirectional=True)
+        packing.pack([tokens([9, 1, 2], 2), tokens([9, 3, 2], 2)], [0, 1], PromptAttention.PREFIX)
 
 
 def test_padding_changes_nothing_and_sees_itself():
     packs: list[Packed] = [
-        packing.pack([tokens([9, 1, 2], 2)], [0], bidirectional=False),
-        packing.pack([tokens([9, 1, 2, 3, 4], 2)], [0], bidirectional=False),
+        packing.pack([tokens([9, 1, 2], 2)], [0], PromptAttention.CAUSAL),
+        packing.pack([tokens([9, 1, 2, 3, 4], 2)], [0], PromptAttention.CAUSAL),
     ]
     batch = packing.collate(packs)
     assert batch.ids.tolist() == [[9, 1, 2, 0, 0], [9, 1, 2, 3, 4]]
@@ -59,9 +69,9 @@ def test_padding_changes_nothing_and_sees_itself():
 def test_a_prompt_in_both_directions_ends_where_its_sequence_does():
     """Beside a longer one, and beside one that is causal."""
     packs = [
-        packing.pack([tokens([9, 1, 2], 2)], [0], bidirectional=True),
-        packing.pack([tokens([9, 9, 1, 2], 3)], [0], bidirectional=True),
-        packing.pack([tokens([9, 1], 1)], [0], bidirectional=False),
+        packing.pack([tokens([9, 1, 2], 2)], [0], PromptAttention.PREFIX),
+        packing.pack([tokens([9, 9, 1, 2], 3)], [0], PromptAttention.PREFIX),
+        packing.pack([tokens([9, 1], 1)], [0], PromptAttention.CAUSAL),
     ]
     mask = packing.collate(packs).mask[:, 0]
     assert as_rows(mask[0]) == ["xx..", "xx..", "xxx.", "...x"]
@@ -73,7 +83,10 @@ def test_conversations_of_several_images_by_hand():
     """Image and place of each, where sequences come in another order than the images."""
     first = [tokens([9, 1, 2], 2), tokens([9, 1, 3], 2)]
     second = [tokens([9, 9, 4], 2)]
-    sequences = [(1, packing.pack(second, [0], False)), (0, packing.pack(first, [0, 1], False))]
+    sequences = [
+        (1, packing.pack(second, [0], PromptAttention.CAUSAL)),
+        (0, packing.pack(first, [0, 1], PromptAttention.CAUSAL)),
+    ]
     packed = packing.join(sequences, [first, second])
     assert packed.images == (1, 0)
     assert packed.members == ((0, 0), (0, 1), (1, 0))

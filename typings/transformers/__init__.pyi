@@ -14,6 +14,12 @@ from transformers.models.florence2.modeling_florence2 import (
     Florence2ForConditionalGeneration as Florence2ForConditionalGeneration,
 )
 from transformers.models.florence2.processing_florence2 import Florence2Processor as Florence2Processor
+from transformers.models.gemma.configuration_gemma import GemmaConfig as GemmaConfig
+from transformers.models.gemma3.configuration_gemma3 import Gemma3Config as Gemma3Config
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil as Gemma3ImageProcessorPil
+from transformers.models.gemma3.modeling_gemma3 import (
+    Gemma3ForConditionalGeneration as Gemma3ForConditionalGeneration,
+)
 from transformers.models.idefics3.configuration_idefics3 import Idefics3Config as Idefics3Config
 from transformers.models.idefics3.image_processing_pil_idefics3 import (
     Idefics3ImageProcessorPil as Idefics3ImageProcessorPil,

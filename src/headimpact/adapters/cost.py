@@ -107,7 +107,7 @@ def workload(
         captions = [vlm.tokenize(vlm.caption(phrase), grid) for phrase in phrases]
         visual += grid.tokens
         blocks += grid.blocks
-        tokens += sum(len(packed.ids) for packed in packing.pack_image(captions, vlm.bidirectional_prompt))
+        tokens += sum(len(packed.ids) for packed in packing.pack_image(captions, vlm.prompt_attention))
         answers += sum(len(caption.answer) for caption in captions)
     count = len(images)
     together = min(batch_images, max(1, batch_tokens * count // tokens))

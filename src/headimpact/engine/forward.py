@@ -278,7 +278,7 @@ class Engine:
         sequences = [
             (index, packed)
             for index, of_image in enumerate(conversations)
-            for packed in packing.pack_image(of_image, self.vlm.bidirectional_prompt)
+            for packed in packing.pack_image(of_image, self.vlm.prompt_attention)
         ]
         values: dict[tuple[int, int], R] = {}
 

@@ -53,7 +53,7 @@ def attention_map(vlm: Vlm, image: Image.Image, phrase: str, layer: int, head: i
     tokens = vlm.tokenize(vlm.caption(phrase), encoded.grid)
     if not len(tokens.target):
         raise InputError(f"The phrase {phrase!r} has no token: say in words what to look for.")
-    packed = packing.pack_images([[tokens]], vlm.bidirectional_prompt)
+    packed = packing.pack_images([[tokens]], vlm.prompt_attention)
     ((row, where),) = packed.places
     maps: dict[int, Tensor] = {}
     capture = attention.RowCapture(

@@ -15,6 +15,7 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.fingerprint import DIGITS, as_it_is, closure, family_modules, fingerprint
 from headimpact.lifecycle.registry import STEPS, Step
+from headimpact.vlm.families import find
 
 SOURCE = Path(headimpact.__file__).parents[1]
 _FAMILIES = "headimpact.vlm.families"
@@ -69,8 +70,7 @@ def family_fingerprint(source: str, identity: Path) -> str:
 
 def _family(source: str, identity: Path) -> str | None:
     if (Path(source) / _CONFIG).is_file():
-        facts = read_json(Path(source) / _CONFIG)
-        return facts.get("model_type") if isinstance(facts, dict) else None
+        return find(read_json(Path(source) / _CONFIG))
     facts = read_json(identity) if identity.is_file() else {}
     return facts.get("family") if facts.get("source") == source else None
 

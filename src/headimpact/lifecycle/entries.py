@@ -10,7 +10,7 @@ from headimpact.errors import InputError
 from headimpact.files import read_json, write_text
 from headimpact.lifecycle import layout, params
 from headimpact.lifecycle.config import Base, Config
-from headimpact.vlm.families import model_type
+from headimpact.vlm.families import family_name
 
 _MODELS = re.compile(r"^models:[ \t]*(#.*)?\n(?P<next>(?:[ \t]*(?:#.*)?\n)*(?P<indent> +))", re.MULTILINE)
 
@@ -34,7 +34,7 @@ def model_of(config: Config, model: str) -> str:
 def _enter(config: Config, source: str) -> str:
     base = Base(source=source, revision=None if Path(source).is_dir() else "main")
     folder, _ = hub.fetch_settings(base.source, base.revision)
-    model_type(base.source, read_json(folder / hub.CONFIG))
+    family_name(base.source, read_json(folder / hub.CONFIG))
     name = _name(config, source)
     entry = yaml.safe_dump({name: base.model_dump()}, sort_keys=False, width=1000, allow_unicode=True)
     text = layout.PARAMS.read_text(encoding="utf-8")

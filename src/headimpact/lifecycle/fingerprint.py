@@ -63,7 +63,7 @@ def fingerprint(roots: Iterable[str], stop: Stop, source: Path) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def family_modules(model_type: str, source: Path) -> list[str]:
+def family_modules(family: str, source: Path) -> list[str]:
     """The modules of a family, to be roots: read from ``FAMILIES``, without an import.
 
     The dictionary gets a line with every new family. So that the results of the others stay current, ``FAMILIES`` (the
@@ -80,7 +80,7 @@ def family_modules(model_type: str, source: Path) -> list[str]:
                 ast.Assign(targets=[ast.Name(id="FAMILIES")], value=ast.Dict() as families)
                 | ast.AnnAssign(target=ast.Name(id="FAMILIES"), value=ast.Dict() as families)
             ):
-                return [f"{FAMILIES}.{_literal(families, path)[model_type].split(':')[0]}"]
+                return [f"{FAMILIES}.{_literal(families, path)[family].split(':')[0]}"]
     raise InputError(f"{path} has no dictionary FAMILIES.")
 
 

@@ -84,7 +84,7 @@ def conversation_loss(
 ) -> Tensor:
     """Mean NLL of the captions' tokens, plus that of the option labels, plus a little for ending the answer, plus
     the loss of judging each option."""
-    packed = packing.pack_images([of_scene.tokens for of_scene in conversations], vlm.bidirectional_prompt)
+    packed = packing.pack_images([of_scene.tokens for of_scene in conversations], vlm.prompt_attention)
     with _outputs(vlm.decoder.layers[JUDGED_LAYER]) as judged:  # pyright: ignore
         embeddings = vlm.embeddings(packed.batch, [features[image] for image in packed.images])
         hidden = vlm.hidden_states(packed.batch, embeddings)
@@ -117,7 +117,7 @@ def held_out_figures(vlm: Vlm, seen: Sequence[SeenScene], features: Sequence[Ten
         conversations.append([*captions, question])
         labels += [None] * len(captions) + [ids]
         truth.append(label)
-    packed = packing.pack_images(conversations, vlm.bidirectional_prompt)
+    packed = packing.pack_images(conversations, vlm.prompt_attention)
     embeddings = vlm.embeddings(packed.batch, [features[image] for image in packed.images])
     hidden = vlm.hidden_states(packed.batch, embeddings)
     options = likelihood.option_log_probabilities(vlm, packed, hidden, labels)

@@ -6,6 +6,6 @@ small files (``settings``) held to each other.
 
 ``conversations`` writes a conversation about an image and finds the answer's tokens; ``prompts`` are those that
 families share; ``packing`` puts all conversations about an image into one sequence; ``attention`` reads attention rows
-while the decoder runs; ``geometry`` says which pixels a visual token sees, ``tokengrid`` where the tokens lie and which
-of them see an object.
+while the decoder runs; ``geometry`` says which pixels a visual token sees (``squashed``: of images that become
+one square), ``tokengrid`` where the tokens lie and which of them see an object.
 """

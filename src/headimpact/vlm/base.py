@@ -16,7 +16,7 @@ from headimpact.vlm import attention, decoder, native
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, TokenizedConversation
 from headimpact.vlm.geometry import Geometry
 from headimpact.vlm.options import OptionTokens
-from headimpact.vlm.packing import Batch, Tokens
+from headimpact.vlm.packing import Batch, PromptAttention, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 from headimpact.vlm.tokenizing import ImageText
 
@@ -60,7 +60,7 @@ class Vlm(ABC):
     model_class: ClassVar[type]
     image_processor_class: ClassVar[type]
     decoder_path: ClassVar[str]
-    bidirectional_prompt: ClassVar[bool]
+    prompt_attention: ClassVar[PromptAttention]
     image_placeholder: ClassVar[str]
     image_token: ClassVar[str]
     own_template: ClassVar[str]

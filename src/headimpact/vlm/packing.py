@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
 import torch
@@ -10,6 +11,14 @@ from torch import Tensor
 
 SHORT_TRUNK = 256
 """A sequence may have this many tokens in its branches, however short its trunk is."""
+
+
+class PromptAttention(Enum):
+    """Which tokens of a conversation attend to later ones, too; the answer is causal in any case."""
+
+    CAUSAL = "none of them"
+    PREFIX = "those of the prompt, to all of the prompt: only conversations with the same prompt can share an image"
+    IMAGE_BLOCK = "the visual ones, to all visual ones"
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,16 @@ class Tokens:
         """Number of tokens before the answer."""
         return int(self.answer[0])
 
+    def both_ways(self, attention: PromptAttention) -> tuple[int, int]:
+        """The tokens that attend to each other in both directions: the first, and one past the last."""
+        match attention:
+            case PromptAttention.CAUSAL:
+                return 0, 0
+            case PromptAttention.PREFIX:
+                return 0, self.prompt_length
+            case PromptAttention.IMAGE_BLOCK:
+                return int(self.visual[0]), int(self.visual[-1]) + 1
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -44,7 +63,7 @@ class Packed:
         ids: token ids, trunk first, then the branches.
         positions: position ids; those of a branch continue where the trunk ends.
         branches: 0 for the tokens of the trunk, from 1 for those of each branch.
-        prompt: how many of the first tokens attend to each other in both directions; 0 in a causal decoder.
+        both_ways: the tokens that attend to each other in both directions (``Tokens.both_ways``).
         visual: packed indices of the visual tokens.
         where: for every conversation, the packed index of each of its tokens.
         members: which conversations (indices into the packed list) these are.
@@ -53,7 +72,7 @@ class Packed:
     ids: Int[Tensor, "tokens"]
     positions: Int[Tensor, "axes tokens"]
     branches: Int[Tensor, "tokens"]
-    prompt: int
+    both_ways: tuple[int, int]
     visual: Int[Tensor, "visual"]
     where: tuple[Int[Tensor, "_"], ...]
     members: tuple[int, ...]
@@ -67,14 +86,14 @@ class Batch:
         ids: token ids, 0 where padded.
         positions: position ids, 0 where padded.
         branches: as of :class:`Packed`, -1 where padded.
-        prompts: as ``prompt`` of :class:`Packed`, one number a sequence.
+        both_ways: as of :class:`Packed`, a first and a last a sequence.
         visual: packed indices of the visual tokens, one tensor per sequence.
     """
 
     ids: Int[Tensor, "batch tokens"]
     positions: Int[Tensor, "axes batch tokens"]
     branches: Int[Tensor, "batch tokens"]
-    prompts: Int[Tensor, "batch"]
+    both_ways: Int[Tensor, "batch 2"]
     visual: tuple[Int[Tensor, "_"], ...]
 
     @cached_property
@@ -84,7 +103,7 @@ class Batch:
         query, key = self.branches[:, :, None], self.branches[:, None, :]
         mask = ((key == 0) & (query >= 0)) | ((key == query) & (query >= 0))
         mask &= index[None, None, :] <= index[None, :, None]
-        within = index < self.prompts[:, None]
+        within = (index >= self.both_ways[:, :1]) & (index < self.both_ways[:, 1:])
         mask |= within[:, :, None] & within[:, None, :]
         # A softmax over no key at all is NaN, also where nobody reads it: a padded query sees itself.
         mask |= torch.eye(len(index), dtype=torch.bool, device=mask.device)
@@ -98,7 +117,7 @@ class Batch:
             ids=self.ids.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             branches=self.branches.to(device, non_blocking=True),
-            prompts=self.prompts.to(device, non_blocking=True),
+            both_ways=self.both_ways.to(device, non_blocking=True),
             visual=self.visual,
         )
 
@@ -111,23 +130,23 @@ def common_prefix(sequences: Sequence[Int[Tensor, "_"]]) -> int:
     return int(differs.int().argmax()) if differs.any() else shortest
 
 
-def pack(conversations: Sequence[Tokens], members: Sequence[int], bidirectional: bool) -> Packed:
+def pack(conversations: Sequence[Tokens], members: Sequence[int], attention: PromptAttention) -> Packed:
     """Pack conversations that share an image: their longest common prefix once, then one branch each.
 
     Args:
-        conversations: over the same image; with ``bidirectional`` they have the same prompt, too.
+        conversations: over the same image; where the whole prompt attends in both directions it is the same, too.
         members: their indices in the caller's list, kept in the result.
-        bidirectional: the prompt's tokens attend to each other in both directions (PaliGemma); the answer is
-            causal in any case.
+        attention: the decoder's.
 
     Raises:
-        ValueError: the common prefix does not hold the image, or ``bidirectional`` prompts differ.
+        ValueError: the common prefix does not hold the image, or all that attends in both directions.
     """
     trunk = common_prefix([conversation.ids for conversation in conversations])
     first = conversations[0]
     if trunk <= int(first.visual[-1]):
         raise ValueError("Conversations packed together must share their image.")
-    if bidirectional and any(trunk < conversation.prompt_length for conversation in conversations):
+    both_ways = first.both_ways(attention)
+    if any(trunk < conversation.both_ways(attention)[1] for conversation in conversations):
         raise ValueError("Conversations packed together must share their prompt: it attends in both directions.")
     ids, positions, where = [first.ids[:trunk]], [first.positions[:, :trunk]], []
     branches = [torch.zeros(trunk, dtype=torch.long)]
@@ -143,27 +162,28 @@ def pack(conversations: Sequence[Tokens], members: Sequence[int], bidirectional:
         ids=torch.cat(ids),
         positions=torch.cat(positions, 1),
         branches=torch.cat(branches),
-        prompt=first.prompt_length if bidirectional else 0,
+        both_ways=both_ways,
         visual=first.visual,
         where=tuple(where),
         members=tuple(members),
     )
 
 
-def pack_image(conversations: Sequence[Tokens], bidirectional: bool) -> list[Packed]:
+def pack_image(conversations: Sequence[Tokens], attention: PromptAttention) -> list[Packed]:
     """Pack all conversations over one image into sequences.
 
-    A causal decoder can share any common prefix. Where image and prompt attend to each other in both directions, only
-    conversations with the same prompt can share one. Attention grows with the square of a sequence, so a sequence has
+    A causal decoder can share any common prefix, and one that looks back and forth within the image any that holds the
+    image. Where image and prompt attend to each other in both directions, only conversations with the same prompt can
+    share one. Attention grows with the square of a sequence, so a sequence has
     branches of together no more tokens than its trunk has (or than ``SHORT_TRUNK``): the cost grows in proportion to
     the conversations, and no sequence is longer than twice the image and its prompt.
     """
     groups: dict[Hashable, list[int]] = {}
     for index, conversation in enumerate(conversations):
-        prompt = tuple(conversation.ids[: conversation.prompt_length].tolist()) if bidirectional else ()
-        groups.setdefault(prompt, []).append(index)
+        same = conversation.prompt_length if attention is PromptAttention.PREFIX else 0
+        groups.setdefault(tuple(conversation.ids[:same].tolist()), []).append(index)
     return [
-        pack([conversations[i] for i in piece], piece, bidirectional)
+        pack([conversations[i] for i in piece], piece, attention)
         for group in groups.values()
         for piece in _cut(conversations, group)
     ]
@@ -197,8 +217,8 @@ def collate(sequences: Sequence[Packed]) -> Batch:
         ids[row, :length] = packed.ids
         positions[:, row, :length] = packed.positions
         branches[row, :length] = packed.branches
-    prompts = torch.tensor([packed.prompt for packed in sequences])
-    return Batch(ids, positions, branches, prompts, tuple(packed.visual for packed in sequences))
+    both_ways = torch.tensor([packed.both_ways for packed in sequences])
+    return Batch(ids, positions, branches, both_ways, tuple(packed.visual for packed in sequences))
 
 
 def forwards(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
@@ -270,11 +290,9 @@ def join(sequences: Sequence[tuple[int, Packed]], conversations: Sequence[Sequen
     )
 
 
-def pack_images(conversations: Sequence[Sequence[Tokens]], bidirectional: bool) -> PackedImages:
+def pack_images(conversations: Sequence[Sequence[Tokens]], attention: PromptAttention) -> PackedImages:
     """Pack all conversations over each of several images, and pad the sequences to one length."""
     sequences = [
-        (image, packed)
-        for image, of_image in enumerate(conversations)
-        for packed in pack_image(of_image, bidirectional)
+        (image, packed) for image, of_image in enumerate(conversations) for packed in pack_image(of_image, attention)
     ]
     return join(sequences, conversations)

@@ -12,7 +12,7 @@ from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.hub import CONFIG, PROCESSOR
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import family_class, model_type
+from headimpact.vlm.families import family_class, family_name
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """How transformers' decoders call the number of their experts."""
@@ -37,11 +37,11 @@ def find_family(source: str, config: Any, classes: Sequence[str]) -> type[Vlm]:
     Raises:
         InputError: it is of none of ``FAMILIES``.
     """
-    kind = model_type(source, config)
-    family = family_class(kind)
+    family = family_class(family_name(source, config))
     if classes and family.model_class.__name__ not in classes:
         raise InputError(
-            f"{source} is not supported: it holds a {classes[0]}; of {kind} models, {family.model_class.__name__} is."
+            f"{source} is not supported: it holds a {classes[0]}; of {config['model_type']} models, "
+            f"{family.model_class.__name__} is."
         )
     return family
 

@@ -7,7 +7,7 @@ is smaller, while the embedding keeps its size. To rehearse another checkpoint w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from headimpact.files import read_json
 from headimpact.tiny import bases
 from headimpact.vlm import attention, loading
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import family_class
+from headimpact.vlm.families import family_class, family_name
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -34,6 +34,7 @@ class Published:
         tiny: the tiny base whose tokenizer stands in for its own.
         config: the content of its config.json, as far as the architecture goes.
         image_processor: the settings of its image processor that are not the defaults of its class.
+        tokens: special tokens of its own tokenizer that a conversation needs and that of the tiny base lacks.
     """
 
     source: str
@@ -41,12 +42,17 @@ class Published:
     tiny: str
     config: dict[str, Any]
     image_processor: dict[str, Any]
+    tokens: list[str] = field(default_factory=list)
+
+    @property
+    def family(self) -> type[Vlm]:
+        """The class of its family."""
+        return family_class(family_name(self.source, self.config))
 
     def settings(self) -> tuple[Any, Any]:
         """The model's configuration and the image processor."""
         config = AutoConfig.for_model(**self.config)
-        family = family_class(self.config["model_type"])
-        return config, family.image_processor_class(**self.image_processor)
+        return config, self.family.image_processor_class(**self.image_processor)
 
 
 @cache
@@ -80,7 +86,8 @@ def build(source: str, revision: str | None, device: torch.device, dtype: torch.
     known = published()[source]
     config, image_processor = known.settings()
     tokenizer = make_tokenizer(known.tiny)
-    family = family_class(config.model_type)
+    tokenizer.add_tokens(known.tokens, special_tokens=True)
+    family = known.family
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
     model = random_model(family, config, device, dtype)
     return family(model, tokenizer, image_processor, family.own_template, source, revision, "")

@@ -5,7 +5,7 @@ from headimpact.files import read_json, write_json
 from headimpact.lifecycle import code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.summary import Summary
-from headimpact.vlm.families import model_type
+from headimpact.vlm.families import family_name
 
 
 def run(config: Config, job: Job) -> Summary:
@@ -14,7 +14,7 @@ def run(config: Config, job: Job) -> Summary:
     with tracking.run("identify", job.model) as run_id:
         tracking.log_parameters({"model": job.model, "source": base.source, "revision": base.revision})
         folder, commit = hub.fetch_settings(base.source, base.revision)
-        family = model_type(base.source, read_json(folder / hub.CONFIG))
+        family = family_name(base.source, read_json(folder / hub.CONFIG))
         weights = hub.fetch_weights(base.source, folder, commit)
         identity = {
             "source": base.source,

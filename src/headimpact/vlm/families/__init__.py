@@ -20,35 +20,48 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "paligemma": "paligemma:PaliGemma2",
+    "paligemma+gemma": "paligemma1:PaliGemma1",
     "qwen2_vl": "qwen2_vl:Qwen2Vl",
     "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
     "qwen3_vl": "qwen3_vl:Qwen3Vl",
+    "gemma3": "gemma3:Gemma3",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
 }
-"""By ``model_type`` of config.json: file and class."""
+"""By ``model_type`` of config.json: file and class. Where that type says too little, that of the decoder
+follows a plus, and such an entry is taken before that of the type alone."""
 
 
-def model_type(source: str, config: object) -> str:
-    """The ``model_type`` of a checkpoint, from the content of its config.json.
+def find(config: object) -> str | None:
+    """The entry of ``FAMILIES`` for the content of a config.json; None: there is none."""
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        return None
+    kind, text = config["model_type"], config.get("text_config")
+    decoder = text.get("model_type") if isinstance(text, dict) else None
+    return next((name for name in (f"{kind}+{decoder}", kind) if name in FAMILIES), None)
+
+
+def family_name(source: str, config: object) -> str:
+    """The same.
 
     Raises:
         InputError: there is no family of that type; where it is known why, with the reason.
     """
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    name = find(config)
+    if name is None:
+        kind = config.get("model_type") if isinstance(config, dict) else None
         reason = f", which {REASONS[kind]}" if isinstance(kind, str) and kind in REASONS else ""
         raise InputError(
             f"{source} is not supported: its model type is {kind}{reason}; supported are {', '.join(sorted(FAMILIES))}."
         )
-    return kind
+    return name
 
 
-def family_class(kind: str) -> "type[Vlm]":
-    """The class of the family of a ``model_type``.
+def family_class(name: str) -> "type[Vlm]":
+    """The class of a family, by its name in ``FAMILIES``.
 
     Raises:
         KeyError: there is no such family.
     """
-    module, name = FAMILIES[kind].split(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    module, kind = FAMILIES[name].split(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), kind)

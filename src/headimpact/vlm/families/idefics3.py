@@ -12,7 +12,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import get_resiz
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.packing import PromptAttention, Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -23,7 +23,7 @@ class Idefics3(PhotoPromptVlm):
     model_class = Idefics3ForConditionalGeneration
     image_processor_class = Idefics3ImageProcessorPil
     decoder_path = "model.text_model"
-    bidirectional_prompt = False
+    prompt_attention = PromptAttention.CAUSAL
     image_placeholder = "<image>"
     image_token = "<image>"
     own_template = (

@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PaliGemmaForConditionalGeneration, SiglipImageProcessorPil
 
 from headimpact.errors import InputError
-from headimpact.vlm.base import EncodedImage, Vlm
+from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.conversations import OPTION_LABELS, Conversation
-from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.packing import PromptAttention, Tokens
+from headimpact.vlm.squashed import SquashedImageVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
 
-class PaliGemma2(Vlm):
+class PaliGemma2(SquashedImageVlm):
     """``PaliGemmaForConditionalGeneration`` over a Gemma 2 decoder."""
 
     model_class = PaliGemmaForConditionalGeneration
     image_processor_class = SiglipImageProcessorPil
+    decoder_type = "gemma2"
     decoder_path = "model.language_model"
-    bidirectional_prompt = True
+    prompt_attention = PromptAttention.PREFIX
     image_placeholder = "<image>"
     image_token = "<image>"
     own_template = (
@@ -30,57 +30,18 @@ class PaliGemma2(Vlm):
         "{% else %}{{ part['text'] + '<eos>' }}{% endif %}{% endfor %}{% endfor %}"
     )
 
-    def encode_image(self, image: Image.Image) -> EncodedImage:
-        """See ``Vlm.encode_image``: squashed to the vision tower's square."""
-        pixels = self.image_processor(image, return_tensors="pt")["pixel_values"]
-        side = pixels.shape[-1] // self.model.config.vision_config.patch_size
-        return EncodedImage({"pixel_values": pixels}, TokenGrid(side, side))
-
-    def grid(self, width: int, height: int) -> TokenGrid:
-        """See ``Vlm.grid``: the same for every size."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return TokenGrid(side, side)
-
-    @property
-    def patches_per_token(self) -> int:
-        """See ``Vlm.patches_per_token``."""
-        return 1
-
     def check_geometry(self) -> None:
-        """See ``Vlm.check_geometry``; PaliGemma 1 has another decoder."""
-        if self.text_config.model_type != "gemma2":
+        """See ``Vlm.check_geometry``; the decoder has to be the one that this class is for, too."""
+        if self.text_config.model_type != self.decoder_type:
             raise InputError(
-                f"{self.source} has a {self.text_config.model_type} decoder; PaliGemma 2 has gemma2, and no other is "
-                f"supported."
+                f"{self.source} has a {self.text_config.model_type} decoder, and no PaliGemma with such a one is "
+                f"supported: PaliGemma 2 has gemma2, PaliGemma 1 gemma."
             )
-        vision, size = self.model.config.vision_config, self.image_processor.size
-        if (size.height, size.width) != (vision.image_size, vision.image_size):
-            raise InputError(
-                f"{self.source}: its image processor makes images of {size.width}x{size.height} pixels, its vision "
-                f"tower takes {vision.image_size}x{vision.image_size}. The settings belong to another checkpoint."
-            )
-        if not self.image_processor.do_resize or vision.image_size % vision.patch_size:
-            raise InputError(
-                f"{self.source}: images must be resized to whole patches (do_resize "
-                f"{self.image_processor.do_resize}, image_size {vision.image_size}, patch_size {vision.patch_size})."
-            )
-
-    def geometry(self, width: int, height: int) -> Geometry:
-        """See ``Vlm.geometry``: one patch a token."""
-        vision, grid = self.model.config.vision_config, self.grid(width, height)
-        sizes = [(height, width), (vision.image_size, vision.image_size)]
-        squashed = plane(sizes, self.resample, vision.patch_size, (grid.rows, grid.cols))
-        return Geometry(width, height, (squashed,))
+        super().check_geometry()
 
     def expand_image(self, grid: TokenGrid) -> str:
         """See ``Vlm.expand_image``: the visual tokens and nothing else."""
         return self.image_token * grid.tokens
-
-    def image_features(self, images: Sequence[EncodedImage]) -> list[Tensor]:
-        """See ``Vlm.image_features``."""
-        pixels = torch.cat([image.pixels["pixel_values"] for image in images]).to(self.device, self.model.dtype)
-        return list(self.model.get_image_features(pixels).pooler_output)
 
     def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
         """See ``Vlm.position_ids``: positions start at 1."""

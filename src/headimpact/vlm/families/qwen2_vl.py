@@ -11,7 +11,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.packing import PromptAttention, Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -22,7 +22,7 @@ class Qwen2Vl(PhotoPromptVlm):
     model_class = Qwen2VLForConditionalGeneration
     image_processor_class = Qwen2VLImageProcessorPil
     decoder_path = "model.language_model"
-    bidirectional_prompt = False
+    prompt_attention = PromptAttention.CAUSAL
     image_placeholder = "<|image_pad|>"
     image_token = "<|image_pad|>"
     own_template = (
