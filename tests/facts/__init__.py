@@ -30,6 +30,7 @@ class Facts:
         grid_at_640x480: where the visual tokens of an image of 640 x 480 lie.
         visual_tokens: their number by width and height of an image, as the real checkpoint's own processor gives it.
         patches_per_token: patches of its vision tower in one visual token.
+        ends: the template ends an answer with the tokenizer's end token.
         seen: of what its image processor gives for an image, the pixels that each visual token sees.
     """
 
@@ -45,3 +46,4 @@ class Facts:
     visual_tokens: Mapping[tuple[int, int], int]
     patches_per_token: int
     seen: Callable[[Vlm, EncodedImage], Float[Tensor, "tokens pixels"]]
+    ends: bool = True

@@ -23,6 +23,9 @@ FAMILIES = {
     "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
+    "internvl": "internvl:InternVl3",
+    "llava": "llava:Llava",
+    "mistral3": "mistral3:Mistral3",
 }
 """By ``model_type`` of config.json: file and class."""
 
