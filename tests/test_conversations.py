@@ -186,3 +186,8 @@ def test_a_template_that_cannot_hold_the_conversation_is_refused(template, messa
     vlm = vlm_with("idefics3", "bytes", template)
     with pytest.raises(InputError, match=message):
         vlm.tokenize(vlm.caption("dog"), grid(vlm))
+
+
+def test_a_template_that_writes_the_date_writes_the_same_every_day() -> None:
+    vlm = vlm_with("qwen2_vl", "bytes", "{{ strftime_now('%Y-%m-%d') }}" + QWEN2_VL_TEMPLATE)
+    assert vlm.render("What is it?", None).startswith("2026-01-01<|im_start|>")

@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING
 
 from headimpact.errors import InputError
 from headimpact.vlm import settings
-from headimpact.vlm.families import FAMILIES, model_type
+from headimpact.vlm.families import FAMILIES
 from headimpact.vlm.unsupported import REASONS
 
 OF_THEIR_OWN_CODE = {"minicpmv", "phi4mm", "phi3_v"}
@@ -35,7 +35,7 @@ def test_reasons_are_of_architectures_that_there_are_and_are_not_supported() -> 
 @pytest.mark.parametrize("config", [None, [], {}, {"model_type": None}, {"model_type": ["idefics2"]}])
 def test_what_has_no_model_type_is_refused_in_a_sentence(config: object) -> None:
     with pytest.raises(InputError, match="is not supported: its model type is"):
-        model_type("org/model", config)
+        family_name("org/model", config)
 
 
 @families()

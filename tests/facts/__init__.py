@@ -31,7 +31,7 @@ class Facts:
         visual_tokens: their number by width and height of an image, as the real checkpoint's own processor gives it.
         patches_per_token: patches of its vision tower in one visual token.
         seen: of what its image processor gives for an image, the pixels that each visual token sees.
-        closing: the token that ends an answer, where it is not the tokenizer's eos_token.
+        closing: what the template ends an answer with, where it is not the tokenizer's eos_token.
     """
 
     settings: Callable[[], tuple[Any, Any, Any]]

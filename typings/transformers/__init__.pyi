@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING as CONFIG
 from transformers.models.auto.configuration_auto import AutoConfig as AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor as AutoImageProcessor
 from transformers.models.auto.tokenization_auto import AutoTokenizer as AutoTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as CLIPImageProcessorPil
 from transformers.models.florence2.modeling_florence2 import (
     Florence2ForConditionalGeneration as Florence2ForConditionalGeneration,
 )
@@ -20,6 +21,9 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.gemma3.modeling_gemma3 import (
     Gemma3ForConditionalGeneration as Gemma3ForConditionalGeneration,
 )
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+    GotOcr2ImageProcessorPil as GotOcr2ImageProcessorPil,
+)
 from transformers.models.idefics3.configuration_idefics3 import Idefics3Config as Idefics3Config
 from transformers.models.idefics3.image_processing_pil_idefics3 import (
     Idefics3ImageProcessorPil as Idefics3ImageProcessorPil,
@@ -27,10 +31,20 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import (
 from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3ForConditionalGeneration as Idefics3ForConditionalGeneration,
 )
+from transformers.models.internvl.modeling_internvl import (
+    InternVLForConditionalGeneration as InternVLForConditionalGeneration,
+)
 from transformers.models.llama.configuration_llama import LlamaConfig as LlamaConfig
+from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration as LlavaForConditionalGeneration
+from transformers.models.mistral3.modeling_mistral3 import (
+    Mistral3ForConditionalGeneration as Mistral3ForConditionalGeneration,
+)
 from transformers.models.paligemma.configuration_paligemma import PaliGemmaConfig as PaliGemmaConfig
 from transformers.models.paligemma.modeling_paligemma import (
     PaliGemmaForConditionalGeneration as PaliGemmaForConditionalGeneration,
+)
+from transformers.models.pixtral.image_processing_pil_pixtral import (
+    PixtralImageProcessorPil as PixtralImageProcessorPil,
 )
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLForConditionalGeneration as Qwen2_5_VLForConditionalGeneration,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headimpact.data.samples import KeyObject, Sample
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.tokengrid import TokenGrid, token_mask
+from headimpact.vlm.tokengrid import TokenGrid, planes, token_mask
 
 COLOURS = (
     *("#e6194b", "#1f9d3a", "#4363d8", "#f58231", "#911eb4"),
@@ -47,11 +47,13 @@ class _Panel:
     """A block of visual tokens, or all crops put together.
 
     Attributes:
+        box: as of :class:`TokenGrid`.
         crops: rows and columns of crops.
         grey: mean of what each token sees, 0 to 1.
         masks: the tokens of each object.
     """
 
+    box: tuple[float, float, float, float]
     crops: tuple[int, int]
     grey: Float[np.ndarray, "rows cols"]
     masks: Bool[np.ndarray, "objects rows cols"]
@@ -63,12 +65,7 @@ def arrange(grid: TokenGrid, values: Num[Tensor, "tokens"] | Bool[Tensor, "token
     Where the image was cut into crops, these come first, put together
     (``crop_rows * rows x crop_cols * cols``), and then the tokens of the whole image.
     """
-    blocks = values.numpy().reshape(grid.blocks, grid.rows, grid.cols)
-    if grid.blocks == 1:
-        return [blocks[0]]
-    crops = blocks[:-1].reshape(grid.crop_rows, grid.crop_cols, grid.rows, grid.cols)
-    joined = crops.swapaxes(1, 2).reshape(grid.crop_rows * grid.rows, grid.crop_cols * grid.cols)
-    return [joined, blocks[-1]]
+    return [plane[0] for plane in planes(values.numpy()[None], grid)]
 
 
 def _panels(vlm: Vlm, sample: Sample, threshold: float) -> list[_Panel]:
@@ -77,10 +74,11 @@ def _panels(vlm: Vlm, sample: Sample, threshold: float) -> list[_Panel]:
     greys = arrange(grid, torch.from_numpy(vlm.geometry(sample.width, sample.height).means(grey)).clamp(0, 1))
     covered = vlm.coverages([obj.mask() for obj in sample.objects]) if sample.objects else torch.empty(0, 0)
     masks = [arrange(grid, token_mask(coverage, threshold)) for coverage in covered]
-    cut = (grid.crop_rows, grid.crop_cols)
+    # The borders of a mosaic's crops do not lie at equal distances.
+    cut = (1, 1) if grid.mosaic else (grid.crop_rows, grid.crop_cols)
     crops = [(1, 1)] if len(greys) == 1 else [cut, (1, 1)]
     return [
-        _Panel(crops[i], grey, np.array([parts[i] for parts in masks], dtype=bool).reshape(-1, *grey.shape))
+        _Panel(grid.box, crops[i], grey, np.array([parts[i] for parts in masks], dtype=bool).reshape(-1, *grey.shape))
         for i, grey in enumerate(greys)
     ]
 
@@ -192,12 +190,12 @@ def _outline(axes: Axes, sample: Sample, masks: Sequence[Bool[np.ndarray, "rows 
 
 
 def _draw_panel(axes: Axes, panel: _Panel, sample: Sample) -> None:
-    size = (sample.height, sample.width)
-    axes.imshow(_coloured(panel), extent=(0, sample.width, sample.height, 0), interpolation="nearest")
-    for count, width, colour in ((panel.grey.shape, 0.25, "white"), (panel.crops, 1.0, "black")):
-        down, across = (np.linspace(0, side, n + 1)[1:-1] for side, n in zip(size, count, strict=True))
-        axes.hlines(down, 0, sample.width, colors=colour, linewidths=width)
-        axes.vlines(across, 0, sample.height, colors=colour, linewidths=width)
+    sides = (sample.height, sample.width) * 2
+    top, left, bottom, right = (share * side for share, side in zip(panel.box, sides, strict=True))
+    axes.imshow(_coloured(panel), extent=(left, right, bottom, top), interpolation="nearest")
+    for (rows, cols), width, colour in ((panel.grey.shape, 0.25, "white"), (panel.crops, 1.0, "black")):
+        axes.hlines(np.linspace(top, bottom, rows + 1)[1:-1], left, right, colors=colour, linewidths=width)
+        axes.vlines(np.linspace(left, right, cols + 1)[1:-1], top, bottom, colors=colour, linewidths=width)
 
 
 def _coloured(panel: _Panel) -> Float[np.ndarray, "rows cols 3"]:

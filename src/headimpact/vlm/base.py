@@ -64,6 +64,8 @@ class Vlm(ABC):
     image_placeholder: ClassVar[str]
     image_token: ClassVar[str]
     own_template: ClassVar[str]
+    begins: ClassVar[bool] = False
+    """The tokenizer puts its begin token before every text: the chat template does not write it."""
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class Vlm(ABC):
         self.revision = revision
         self.digest = digest
         self.chat = ChatFormat(
-            tokenizer, template or self.own_template, self.image_placeholder, self.image_token, source
+            tokenizer, template or self.own_template, self.image_placeholder, self.image_token, source, self.begins
         )
         self._options = OptionTokens(self.chat)
         model.eval()
@@ -141,6 +143,14 @@ class Vlm(ABC):
     @abstractmethod
     def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
         """Inputs of the transformers model's own forward for one conversation (used by ``generate``)."""
+
+    def separators(self, grid: TokenGrid) -> tuple[int, ...]:
+        """Which of the tokens with the image's token id see nothing of it, and are no visual tokens."""
+        return ()
+
+    def text_embeddings(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
+        """Embeddings of all tokens but the visual ones, whose are replaced."""
+        return self.model.get_input_embeddings()(ids)
 
     def decoder_mask(self, mask: Bool[Tensor, "batch 1 tokens tokens"], positions: Int[Tensor, "axes batch tokens"]):
         """The attention mask in the form that the decoder takes."""
@@ -249,7 +259,7 @@ class Vlm(ABC):
         Raises:
             InputError: the template does not place the image or the answer, or the text contains an image token.
         """
-        return self._with_positions(self.chat.tokenize(conversation, self._image_text(grid)), grid)
+        return self._with_positions(self.chat.tokenize(conversation, self.image_text(grid)), grid)
 
     def prompt(self, user: str, grid: TokenGrid) -> Tokens:
         """Tokenise a user turn, ready to be continued by the assistant; answer and target are empty.
@@ -257,15 +267,16 @@ class Vlm(ABC):
         Raises:
             InputError: the template does not place the image, or the text contains an image token.
         """
-        tokens = self.chat.texts.tokenize(self.render(user, None), self._image_text(grid))
+        tokens = self.chat.texts.tokenize(self.render(user, None), self.image_text(grid))
         none = torch.empty(0, dtype=torch.long)
         return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, none, none)
 
     def _with_positions(self, tokens: TokenizedConversation, grid: TokenGrid) -> Tokens:
         return Tokens(tokens.ids, self.position_ids(tokens.ids, grid), tokens.visual, tokens.answer, tokens.target)
 
-    def _image_text(self, grid: TokenGrid) -> ImageText:
-        return ImageText(self.expand_image(grid), grid.tokens)
+    def image_text(self, grid: TokenGrid) -> ImageText:
+        """What stands for one image in a text."""
+        return ImageText(self.expand_image(grid), grid.tokens, self.separators(grid))
 
     def question_tokens(
         self, options: Sequence[str], label: int, grid: TokenGrid
@@ -277,7 +288,7 @@ class Vlm(ABC):
             InputError: the labels are not one token each in this tokenizer.
         """
         variants = [self.question(options, name) for name in OPTION_LABELS[: len(options)]]
-        tokens, labels = self._options.tokenize(variants, label, self._image_text(grid))
+        tokens, labels = self._options.tokenize(variants, label, self.image_text(grid))
         return self._with_positions(tokens, grid), labels
 
     def embeddings(
@@ -289,7 +300,7 @@ class Vlm(ABC):
             batch: packed sequences.
             features: per sequence those of its image's visual tokens; of their further columns, text has 0.
         """
-        embeddings = self.model.get_input_embeddings()(batch.ids.to(self.device))
+        embeddings = self.text_embeddings(batch.ids.to(self.device))
         rows = torch.cat([torch.full((len(index),), row) for row, index in enumerate(batch.visual)])
         places = (rows.to(self.device), torch.cat(batch.visual).to(self.device))
         visual = torch.cat([of_image.to(self.device) for of_image in features])

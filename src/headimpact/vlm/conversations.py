@@ -6,6 +6,7 @@ family's (:mod:`headimpact.vlm.base`).
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,8 @@ from headimpact.errors import InputError
 from headimpact.vlm.tokenizing import ImageText, TextTokenizer, TokenizedText
 
 OPTION_LABELS = ("A", "B", "C", "D")
+# For templates that write the day's date, as Mistral's do: what is measured is the same on every day.
+_DAY = datetime(2026, 1, 1)
 # Characters of the private use area: they stand where an answer or the user's text will be, and no other text has them.
 _ANSWER_MARK, _USER_MARK = "\ue000", "\ue001"
 
@@ -92,6 +95,7 @@ class ChatFormat:
         image_placeholder: what the template writes for an image.
         image_token: the token that stands for one visual token.
         source: folder or hub name of the checkpoint, for messages.
+        begins: the tokenizer's begin token comes first, also where the template does not write it.
     """
 
     tokenizer: Any
@@ -99,11 +103,12 @@ class ChatFormat:
     image_placeholder: str
     image_token: str
     source: str
+    begins: bool = False
 
     @cached_property
     def texts(self) -> TextTokenizer:
         """Tokenises what the template writes."""
-        return TextTokenizer(self.tokenizer, self.image_placeholder, self.image_token, self.source)
+        return TextTokenizer(self.tokenizer, self.image_placeholder, self.image_token, self.source, self.begins)
 
     @property
     def image_token_id(self) -> int:
@@ -146,7 +151,11 @@ class ChatFormat:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         try:
             return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.template, tokenize=False, add_generation_prompt=answer is None
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=answer is None,
+                strftime_now=_DAY.strftime,
             )
         except Exception as error:  # a template is foreign code, and can raise anything
             raise InputError(

@@ -94,6 +94,7 @@ def plane(
     pixels: int,
     tokens: tuple[int, int],
     crops: tuple[int, int] = (1, 1),
+    start: tuple[int, int] = (0, 0),
 ) -> Plane:
     """The plane of an image that an image processor resizes, maybe several times, and cuts into equal crops.
 
@@ -104,22 +105,26 @@ def plane(
         tokens: rows and columns of visual tokens in each crop, from its upper left corner on; what they leave of a
             crop is seen by none.
         crops: rows and columns of crops.
+        start: rows and columns of pixels above and left of the first crop, which no token sees; below 0, the first
+            tokens see as many that are padding.
     """
     heights, widths = zip(*sizes, strict=True)
     return Plane(
-        _weights(heights, resample, pixels, tokens[0], crops[0]),
-        _weights(widths, resample, pixels, tokens[1], crops[1]),
+        _weights(heights, resample, pixels, tokens[0], crops[0], start[0]),
+        _weights(widths, resample, pixels, tokens[1], crops[1], start[1]),
     )
 
 
 @lru_cache(AXES)
 def _weights(
-    lengths: tuple[int, ...], resample: int, pixels: int, tokens: int, crops: int
+    lengths: tuple[int, ...], resample: int, pixels: int, tokens: int, crops: int, start: int
 ) -> Float32[np.ndarray, "crops tokens length"]:
     """How much each pixel along one axis of the image counts for each token along it; arguments as :func:`plane`'s."""
-    starts = np.arange(crops)[:, None] * (lengths[-1] // crops) + np.arange(tokens) * pixels
+    starts = start + np.arange(crops)[:, None] * (lengths[-1] // crops) + np.arange(tokens) * pixels
+    seen = starts.reshape(-1, 1) + np.arange(pixels)
+    token, pixel = np.nonzero((seen >= 0) & (seen < lengths[-1]))
     weights = np.zeros((crops * tokens, lengths[-1]))
-    weights[np.arange(crops * tokens)[:, None], starts.reshape(-1, 1) + np.arange(pixels)] = 1 / pixels
+    weights[token, seen[token, pixel]] = 1 / pixels
     for source, target in reversed(list(pairwise(lengths))):
         if source != target:  # PIL leaves such an axis as it is
             weights = np.concatenate(

@@ -69,7 +69,7 @@ class OptionTokens:
         if frame is None or len(users) > 1 or any(answer != answer.strip() for answer in answers):
             return None
         divides = torch.isin(tokens.ids, self.chat.texts.dividing_ids)
-        divides[: int(tokens.visual[-1]) + 1] = False
+        divides[: int(tokens.visual[-1])] = False
         left = (divides & (tokens.end <= rendered.start)).nonzero()[:, 0]
         right = (divides & (tokens.begin >= rendered.stop)).nonzero()[:, 0]
         if not len(left):

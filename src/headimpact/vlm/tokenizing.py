@@ -8,17 +8,21 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from headimpact.errors import InputError
 
 
 @dataclass(frozen=True)
 class ImageText:
-    """What stands for one image in a text: its visual tokens, as many as ``tokens``, and the markers around them."""
+    """What stands for one image in a text: its visual tokens, as many as ``tokens``, and the markers around them.
+
+    Of all its image tokens those at the places ``separators`` see nothing of the image, and are no visual tokens.
+    """
 
     text: str
     tokens: int
+    separators: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class TokenizedText:
         touching = ((self.end > first) & (self.begin < last) & (self.end > self.begin)).nonzero()[:, 0]
         return torch.arange(int(touching[0]), int(touching[-1]) + 1) if len(touching) else touching
 
+    def behind(self, token: int) -> "TokenizedText":
+        """The same behind one more token, which has no characters."""
+        at_first = [nn.functional.pad(tensor, (1, 0)) for tensor in (self.ids, self.begin, self.end)]
+        at_first[0][0] = token
+        return TokenizedText(at_first[0], self.visual + 1, *at_first[1:])
+
 
 @dataclass(frozen=True)
 class TextTokenizer:
@@ -54,12 +64,14 @@ class TextTokenizer:
         image_placeholder: what stands for an image in a text.
         image_token: the token that stands for one visual token.
         source: folder or hub name of the checkpoint, for messages.
+        begins: the tokenizer's begin token comes first, also where the text does not have it.
     """
 
     tokenizer: Any
     image_placeholder: str
     image_token: str
     source: str
+    begins: bool = False
 
     @cached_property
     def image_token_id(self) -> int:
@@ -83,10 +95,14 @@ class TextTokenizer:
         if not placeholder:
             raise InputError(f"{self.source}: the chat template places no image ({self.image_placeholder}).")
         tokens = self._encode_in_short(before, image.text, after) or self.encode([before + image.text + after])[0]
-        if len(tokens.visual) != image.tokens:
+        if len(tokens.visual) != image.tokens + len(image.separators):
             raise InputError(f"The text must not contain {self.image_token}: it stands for a part of the image.")
         shift = len(image.text) - len(placeholder)
-        return replace(tokens, begin=tokens.begin - shift, end=tokens.end - shift)
+        sees = torch.ones(len(tokens.visual), dtype=torch.bool)
+        sees[list(image.separators)] = False
+        tokens = replace(tokens, visual=tokens.visual[sees], begin=tokens.begin - shift, end=tokens.end - shift)
+        begin = self.tokenizer.bos_token if self.begins else None
+        return tokens if begin is None or text.startswith(begin) else tokens.behind(self.tokenizer.bos_token_id)
 
     def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Texts as tokens, with whatever stands in them for an image."""

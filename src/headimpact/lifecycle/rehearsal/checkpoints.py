@@ -5,7 +5,7 @@ parameter count, a file each. Their tokenizers do not: that of the tiny base of 
 is smaller, while the embedding keeps its size. To rehearse another checkpoint without a download, add its file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 from transformers import AutoConfig
 
 from headimpact.files import read_json
@@ -85,20 +86,19 @@ def build(source: str, revision: str | None, device: torch.device, dtype: torch.
         return vlm
     known = published()[source]
     config, image_processor = known.settings()
-    tokenizer = make_tokenizer(known.tiny)
-    tokenizer.add_tokens(known.tokens, special_tokens=True)
+    tokenizer = make_tokenizer(known.tiny, known.tokens)
     family = known.family
     config.image_token_id = tokenizer.get_vocab()[family.image_token]
     model = random_model(family, config, device, dtype)
     return family(model, tokenizer, image_processor, family.own_template, source, revision, "")
 
 
-def make_tokenizer(tiny: str) -> Any:
-    """The tokenizer of a tiny base, for images of real size."""
+def make_tokenizer(tiny: str, special: Sequence[str] = ()) -> Any:
+    """The tokenizer of a tiny base, for images of real size, with more special tokens."""
     _, tokenizer, _ = bases.TINY[tiny]()
     if tiny == "tiny-smolvlm":  # which cuts images into fewer crops
-        markers = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
-        tokenizer.add_special_tokens({"additional_special_tokens": markers})
+        special = [*special, *(f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7))]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
 
 

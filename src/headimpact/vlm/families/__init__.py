@@ -27,6 +27,9 @@ FAMILIES = {
     "gemma3": "gemma3:Gemma3",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
+    "internvl": "internvl:InternVl3",
+    "llava": "llava:Llava",
+    "mistral3": "mistral3:Mistral3",
 }
 """By ``model_type`` of config.json: file and class. Where that type says too little, that of the decoder
 follows a plus, and such an entry is taken before that of the type alone."""
