@@ -10,12 +10,12 @@ from headimpact.errors import InputError
 
 
 def begun(task: str) -> None:
-    """Leave a trace of the attempt and of the node that it is on."""
+    """Leave a trace of the attempt: the node and the process that it is on."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
     with Path(task).open("a") as stream:
-        stream.write(f"{node}\n")
+        stream.write(f"{node}/{os.getpid()}\n")
 
 
 def attempts(task: str) -> list[str]:
