@@ -11,9 +11,10 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import IO, Any, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -33,7 +34,7 @@ class _Records:
             self._file = tempfile.TemporaryFile(prefix="headimpact-", buffering=1 << 16)  # noqa: SIM115
         except OSError as error:
             raise _no_room(error) from None
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _close, self._file)
         self._end = 0
 
     def append(self, value: tuple[Any, ...]) -> int:
@@ -62,6 +63,11 @@ class _Records:
         if len(record) < length:
             record += os.pread(self._file.fileno(), length - len(record), place + len(start))
         return marshal.loads(record)
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # what could not be written is not missed any more
+        file.close()
 
 
 def _no_room(error: OSError) -> InputError:
