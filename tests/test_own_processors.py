@@ -10,25 +10,29 @@ import torch
 from family_facts import facts, tiny
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
-from transformers import InternVLProcessor, LlavaProcessor
+from transformers import InternVLProcessor, LlavaNextProcessor, LlavaProcessor
 
 QUESTION = "What is this photo?"
 SIZES = [(160, 96), (64, 64), (37, 211)]
 
 
-def _llava(image_processor: Any, tokenizer: Any) -> Any:
+def _llava(image_processor: Any, tokenizer: Any, kind: type = LlavaProcessor, family: str = "llava") -> Any:
     begin = tokenizer.bos_token  # as the tokenizer of a Llama puts it before every text
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, tokenizer.bos_token_id)]
     )
-    return LlavaProcessor(
+    return kind(
         image_processor,
         tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=facts("llava").template,
+        chat_template=facts(family).template,
     )
+
+
+def _llava_next(image_processor: Any, tokenizer: Any) -> Any:
+    return _llava(image_processor, tokenizer, LlavaNextProcessor, "llava_next")
 
 
 def _internvl(image_processor: Any, tokenizer: Any) -> Any:
@@ -40,7 +44,11 @@ def _internvl(image_processor: Any, tokenizer: Any) -> Any:
     return InternVLProcessor(image_processor, tokenizer, image_seq_length=64, chat_template=template)
 
 
-PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {"llava": _llava, "internvl": _internvl}
+PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
+    "llava": _llava,
+    "llava_next": _llava_next,
+    "internvl": _internvl,
+}
 
 
 @pytest.mark.parametrize("size", SIZES)

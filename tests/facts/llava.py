@@ -87,7 +87,7 @@ FACTS = Facts(
     heads=32,
     parameters=7_063_427_072,
     adapted_layer=8 * 3 * (4096 + 4096),
-    grid_at_640x480=TokenGrid(24, 24, box=(0, 56 / 448, 1, 392 / 448)),
+    grid_at_640x480=TokenGrid(24, 24, box=(0.0, 56 / 448, 1.0, 392 / 448)),
     visual_tokens=dict.fromkeys(SIZES, 576),
     patches_per_token=1,
     seen=seen,

@@ -36,6 +36,12 @@ from transformers.models.internvl.modeling_internvl import (
 )
 from transformers.models.llama.configuration_llama import LlamaConfig as LlamaConfig
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration as LlavaForConditionalGeneration
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil as LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_next.modeling_llava_next import (
+    LlavaNextForConditionalGeneration as LlavaNextForConditionalGeneration,
+)
 from transformers.models.mistral3.modeling_mistral3 import (
     Mistral3ForConditionalGeneration as Mistral3ForConditionalGeneration,
 )

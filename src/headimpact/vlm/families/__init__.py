@@ -29,6 +29,7 @@ FAMILIES = {
     "smolvlm": "smolvlm:SmolVlm2",
     "internvl": "internvl:InternVl3",
     "llava": "llava:Llava",
+    "llava_next": "llava_next:LlavaNext",
     "mistral3": "mistral3:Mistral3",
 }
 """By ``model_type`` of config.json: file and class. Where that type says too little, that of the decoder
