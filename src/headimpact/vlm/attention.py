@@ -71,20 +71,33 @@ def softcapped_attention(
     scaling: float,
     softcap: float,
 ) -> Float[Tensor, "batch queries heads width"]:
-    """Attention with Gemma 2's logit softcap, which SDPA cannot do; in chunks of queries, so that no more than
-    ``heads x QUERY_CHUNK x keys`` probabilities exist at a time."""
+    """Attention with Gemma 2's logit softcap, which SDPA cannot do; sequence by sequence and in chunks of queries, so
+    that no more than ``heads x QUERY_CHUNK x keys`` probabilities exist at a time (and stay in a CPU's cache)."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     query = query * (scaling / softcap)
+    outputs = [
+        _softcapped(chunk, key[row], value[row], mask_chunk, softcap)
+        for row in range(len(query))
+        for chunk, mask_chunk in zip(
+            query[row].split(QUERY_CHUNK, dim=1), mask[row].split(QUERY_CHUNK, dim=1), strict=True
+        )
+    ]
+    return torch.cat(outputs, dim=1).unflatten(1, (len(query), -1)).permute(1, 2, 0, 3).contiguous()
+
+
+def _softcapped(
+    query: Float[Tensor, "heads queries width"],
+    key: Float[Tensor, "heads keys width"],
+    value: Float[Tensor, "heads keys width"],
+    mask: Bool[Tensor, "1 queries keys"],
+    softcap: float,
+) -> Float[Tensor, "heads queries width"]:
+    """Of queries that are scaled and divided by the softcap."""
     closed = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(~mask, float("-inf"))
-    outputs = []
-    for start in range(0, query.shape[2], QUERY_CHUNK):
-        chunk = slice(start, start + QUERY_CHUNK)
-        capped = torch.tanh(query[:, :, chunk] @ key.transpose(2, 3))
-        # One pass over the largest tensor there is, not two: softcap * capped, -inf where closed.
-        scores = torch.add(closed[:, :, chunk], capped, alpha=softcap)
-        outputs.append(scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value)
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+    # One pass over the largest tensor there is, not two: softcap * capped, -inf where closed.
+    scores = torch.add(closed, torch.tanh(query @ key.transpose(1, 2)), alpha=softcap)
+    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 
 @torch.no_grad()
