@@ -183,10 +183,8 @@ def test_a_checkpoint_of_the_hub_can_be_in_the_grid(params: Path) -> None:
 def test_unknown_model(params: Path) -> None:
     with pytest.raises(InputError) as error:
         check_model(load(params), "tiny-qwen2")
-    assert str(error.value) == (
-        "--model: unknown model 'tiny-qwen2'. Did you mean tiny-qwen2-vl? "
-        "Known: tiny-paligemma2, tiny-qwen2-vl, tiny-smolvlm, paligemma2-3b, qwen2-vl-2b, smolvlm."
-    )
+    known = ", ".join(load(params).models)
+    assert str(error.value) == f"--model: unknown model 'tiny-qwen2'. Did you mean tiny-qwen2-vl? Known: {known}."
 
 
 @pytest.mark.parametrize("dataset", ["scenes", "published", "coco", "my/photos", "./photos", "/photos", "../x"])

@@ -3,7 +3,7 @@
 from transformers import Gemma3Config, Gemma3ImageProcessorPil
 
 from facts import Facts, paligemma
-from headimpact.lifecycle.rehearsal.checkpoints import published
+from headimpact.lifecycle.rehearsal.checkpoints import make_tokenizer, published
 from headimpact.tiny import bases
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -29,8 +29,8 @@ TEMPLATE = (
 
 def _settings():
     """The window is shorter than an image: what is said about it sees a part of it in every other layer."""
-    base, tokenizer, _ = bases.TINY["tiny-paligemma2"]()
-    tokenizer.add_tokens(REAL.tokens, special_tokens=True)
+    base, _, _ = bases.TINY[REAL.tiny]()
+    tokenizer = make_tokenizer(REAL.tiny, REAL.tokens)
     ids = tokenizer.get_vocab()
     text, vision = base.text_config, base.vision_config
     config = Gemma3Config(
