@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING
 
 from headimpact.errors import InputError
 from headimpact.vlm import settings
-from headimpact.vlm.families import FAMILIES
+from headimpact.vlm.families import FAMILIES, family_name
 from headimpact.vlm.unsupported import REASONS
 
 OF_THEIR_OWN_CODE = {"minicpmv", "phi4mm", "phi3_v"}
