@@ -22,7 +22,7 @@ TEMPLATE = (
 
 def _settings():
     """Up to 4 tiles of 64 tokens."""
-    tokenizer = make_tokenizer("tiny-qwen2-vl", REAL.special)
+    tokenizer = make_tokenizer("tiny-qwen2-vl", REAL.tokens)
     ids = tokenizer.get_vocab()
     config = InternVLConfig(
         text_config={

@@ -24,7 +24,7 @@ TEMPLATE = (
 
 def _settings():
     """A square of 96 pixels in 12x12 patches, and two to four crops of that size."""
-    tokenizer = make_tokenizer(REAL.tiny, REAL.special)
+    tokenizer = make_tokenizer(REAL.tiny, REAL.tokens)
     tokenizer.eos_token = "</s>"
     pinpoints = [[96, 192], [192, 96], [192, 192]]
     config = LlavaNextConfig(

@@ -23,7 +23,7 @@ TEMPLATE = (
 
 def _settings():
     """Queries are scaled from position 16 on."""
-    tokenizer = make_tokenizer(REAL.tiny, REAL.special)
+    tokenizer = make_tokenizer(REAL.tiny, REAL.tokens)
     tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
     config = Mistral3Config(
         text_config={
