@@ -101,8 +101,8 @@ def test_what_decides_no_result(edit, changes) -> None:
 
 def test_a_new_family_makes_nothing_stale(edit, changes) -> None:
     """One file and one line. What no family is known of has the code of all."""
-    edit("vlm/families/__init__.py", "FAMILIES = {", 'FAMILIES = {\n    "llava": "llava:Llava",')
-    edit("vlm/families/llava.py", "", "class Llava:\n    layers = 1\n")
+    edit("vlm/families/__init__.py", "FAMILIES = {", 'FAMILIES = {\n    "sesame": "sesame:Sesame",')
+    edit("vlm/families/sesame.py", "", "class Sesame:\n    layers = 1\n")
     assert changes() == (set(), {"unknown"})
 
 

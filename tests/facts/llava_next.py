@@ -28,7 +28,9 @@ def _settings():
     tokenizer.eos_token = "</s>"
     pinpoints = [[96, 192], [192, 96], [192, 192]]
     config = LlavaNextConfig(
-        text_config=llava.decoder(tokenizer) | {"model_type": "mistral", "sliding_window": None},
+        # So wide that masks of its many tokens take little of the memory, as in a real one.
+        text_config=llava.decoder(tokenizer)
+        | {"model_type": "mistral", "sliding_window": None, "intermediate_size": 672},
         vision_config=llava.vision(96, 8),
         image_token_index=tokenizer.get_vocab()["<image>"],
         image_seq_length=144,

@@ -11,7 +11,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.packing import PromptAttention, Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -22,7 +22,7 @@ class InternVl3(PhotoPromptVlm):
     model_class = InternVLForConditionalGeneration
     image_processor_class = GotOcr2ImageProcessorPil
     decoder_path = "model.language_model"
-    bidirectional_prompt = False
+    prompt_attention = PromptAttention.CAUSAL
     image_placeholder = "<IMG_CONTEXT>"
     image_token = "<IMG_CONTEXT>"
     own_template = (

@@ -12,7 +12,7 @@ from transformers.image_transforms import get_resize_output_image_size
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.packing import PromptAttention, Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -23,7 +23,7 @@ class Llava(PhotoPromptVlm):
     model_class = LlavaForConditionalGeneration
     image_processor_class = CLIPImageProcessorPil
     decoder_path = "model.language_model"
-    bidirectional_prompt = False
+    prompt_attention = PromptAttention.CAUSAL
     image_placeholder = "<image>"
     image_token = "<image>"
     begins = True

@@ -77,8 +77,7 @@ class LlavaNext(Llava):
 
     def separators(self, grid: TokenGrid) -> tuple[int, ...]:
         """See ``Vlm.separators``: one after each row of the mosaic."""
-        assert grid.mosaic is not None
-        rows, cols = grid.mosaic
+        rows, cols = grid.mosaic or (0, 0)
         return tuple(grid.rows * grid.cols + (row + 1) * (cols + 1) - 1 for row in range(rows))
 
     def text_embeddings(self, ids: Tensor) -> Tensor:

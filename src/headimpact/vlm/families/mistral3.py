@@ -12,7 +12,7 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import Tokens
+from headimpact.vlm.packing import PromptAttention, Tokens
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -28,7 +28,7 @@ class Mistral3(PhotoPromptVlm):
     model_class = Mistral3ForConditionalGeneration
     image_processor_class = PixtralImageProcessorPil
     decoder_path = "model.language_model"
-    bidirectional_prompt = False
+    prompt_attention = PromptAttention.CAUSAL
     image_placeholder = "[IMG]"
     image_token = "[IMG]"
     own_template = (
