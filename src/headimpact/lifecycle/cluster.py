@@ -115,6 +115,7 @@ def _joined(address: str) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
+        import ray.exceptions
     except ImportError:
         raise InputError(
             f"compute.cluster is {address}, but Ray is not installed. Install it with\n"
