@@ -47,16 +47,16 @@ class _Panel:
     """A block of visual tokens, or all crops put together.
 
     Attributes:
-        box: as of :class:`TokenGrid`.
         crops: rows and columns of crops.
         grey: mean of what each token sees, 0 to 1.
         masks: the tokens of each object.
+        box: as of :class:`TokenGrid`.
     """
 
-    box: tuple[float, float, float, float]
     crops: tuple[int, int]
     grey: Float[np.ndarray, "rows cols"]
     masks: Bool[np.ndarray, "objects rows cols"]
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 def arrange(grid: TokenGrid, values: Num[Tensor, "tokens"] | Bool[Tensor, "tokens"]) -> list[np.ndarray]:
@@ -78,7 +78,7 @@ def _panels(vlm: Vlm, sample: Sample, threshold: float) -> list[_Panel]:
     cut = (1, 1) if grid.mosaic else (grid.crop_rows, grid.crop_cols)
     crops = [(1, 1)] if len(greys) == 1 else [cut, (1, 1)]
     return [
-        _Panel(grid.box, crops[i], grey, np.array([parts[i] for parts in masks], dtype=bool).reshape(-1, *grey.shape))
+        _Panel(crops[i], grey, np.array([parts[i] for parts in masks], dtype=bool).reshape(-1, *grey.shape), grid.box)
         for i, grey in enumerate(greys)
     ]
 

@@ -6,7 +6,6 @@ family's (:mod:`headimpact.vlm.base`).
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +18,7 @@ from headimpact.vlm.tokenizing import ImageText, TextTokenizer, TokenizedText
 
 OPTION_LABELS = ("A", "B", "C", "D")
 # For templates that write the day's date, as Mistral's do: what is measured is the same on every day.
-_DAY = datetime(2026, 1, 1)
+_SAME_DAY = "{% macro strftime_now(format) %}2026-01-01{% endmacro %}"
 # Characters of the private use area: they stand where an answer or the user's text will be, and no other text has them.
 _ANSWER_MARK, _USER_MARK = "\ue000", "\ue001"
 
@@ -152,10 +151,9 @@ class ChatFormat:
         try:
             return self.tokenizer.apply_chat_template(
                 messages,
-                chat_template=self.template,
+                chat_template=_SAME_DAY + self.template,
                 tokenize=False,
                 add_generation_prompt=answer is None,
-                strftime_now=_DAY.strftime,
             )
         except Exception as error:  # a template is foreign code, and can raise anything
             raise InputError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
@@ -39,7 +39,7 @@ class TokenGrid:
         return self.blocks * block if self.mosaic is None else block + self.mosaic[0] * self.mosaic[1]
 
 
-def planes(maps: Num[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Num[np.ndarray, "maps _rows _cols"]]:
+def planes(maps: Shaped[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Shaped[np.ndarray, "maps _rows _cols"]]:
     """Maps of one value a visual token, laid out as the image: the crops joined (where there are any), and the whole.
 
     Each of them covers the image's ``box``, stretched to its own rows and columns.
