@@ -51,7 +51,7 @@ def fresh(family: str, seed: int = 3) -> Vlm:
         model = kind.model_class(config)
         # transformers begins some projections with zeros (Gemma 3's of the image): then nothing would be seen.
         for parameter in model.parameters():
-            if parameter.ndim > 1 and not parameter.any():
+            if parameter.ndim == 2 and not parameter.any():
                 torch.nn.init.normal_(parameter, std=bases.INITIALIZER_RANGE)
     tokenizer.chat_template = kind.own_template
     return kind(model, tokenizer, image_processor, None, f"tiny {family}", None, "")

@@ -7,11 +7,11 @@ import mlflow
 import pytest
 from report_outputs import MODEL, generated, orders
 
-from headimpact.adapters import lora
 from headimpact.files import read_json
 from headimpact.lifecycle import layout, params
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps import answer
+from headimpact.processes import Processes
 
 IDS = [(image, 10 * image + i) for image in (1, 2, 3) for i in (0, 1)]
 OTHERS = [(image, 10 * image + i) for image in (1, 2, 4) for i in (0, 1)]
@@ -20,8 +20,8 @@ OTHERS = [(image, 10 * image + i) for image in (1, 2, 4) for i in (0, 1)]
 @pytest.fixture
 def config(tracked: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """No base is loaded, and there is no dataset."""
-    monkeypatch.setattr(answer, "load_engine", lambda config, job: SimpleNamespace(vlm=object()))
-    monkeypatch.setattr(lora, "load", lambda vlm, adapter: None)
+    monkeypatch.setattr(answer, "load_engine", lambda config, job: SimpleNamespace(vlm=object(), processes=Processes()))
+    monkeypatch.setattr(answer, "load_adapter", lambda engine, job: None)
     monkeypatch.setattr(answer, "read_part", lambda part: [])
     monkeypatch.setattr(answer, "draw_questions", lambda samples, seed: {})
     monkeypatch.setattr(answer, "dataset_digest", lambda: "d" * 64)

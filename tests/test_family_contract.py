@@ -201,7 +201,7 @@ def test_changing_the_pixels_under_a_token_changes_that_token_most(family: str):
     """Cause and effect. The vision tower mixes patches, so its layers are cut to the identity."""
     vlm = fresh(family)
     for name, module in vlm.model.named_modules():
-        in_layer = "vis" in name and (".layers." in name or ".blocks." in name)
+        in_layer = "vis" in name and any(part in name for part in (".layers.", ".layer.", ".blocks."))
         if in_layer and name.endswith(("proj", "fc2")) and isinstance(module, torch.nn.Linear):
             torch.nn.init.zeros_(module.weight)
             if module.bias is not None:
@@ -223,7 +223,8 @@ def check_cause_and_effect(vlm: Vlm, width: int, height: int) -> None:
             difference = vlm.image_features([vlm.encode_image(Image.fromarray(changed))])[0] - before
             # The embedding, and whatever the decoder adds later.
             effects = [part.norm(dim=1) for part in difference.split(vlm.text_config.hidden_size, dim=1)]
-            assert covered[effects[0].argmax()] > 0.5
+            # Of the few that change most: a layer norm lets a token that is touched at its edge change as much.
+            assert covered[effects[0].topk(5).indices].mean() > 0.5
             for effect in effects:
                 # Nothing reaches a token that sees nothing of the change (a filter may ring by a pixel or two).
                 assert effect[covered == 0].max() < 0.2 * effect.max()

@@ -11,7 +11,7 @@ from headimpact.errors import InputError
 from headimpact.files import digest_file, read_json, write_json
 from headimpact.lifecycle import code, layout, params
 from headimpact.lifecycle.config import Config, Job
-from headimpact.lifecycle.steps import identify
+from headimpact.lifecycle.steps import identify, inputs
 from headimpact.lifecycle.steps.inputs import load_engine
 from headimpact.vlm.families import FAMILIES
 
@@ -99,8 +99,11 @@ def test_a_family_that_is_not_supported_is_refused_before_its_weights_are_fetche
     assert not layout.identity("smolvlm").exists()
 
 
-def test_a_base_is_loaded_as_it_was_identified(project: Path, project_root: Path) -> None:
+def test_a_base_is_loaded_as_it_was_identified(
+    project: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the source of its identity; one whose weights have changed since is refused."""
+    monkeypatch.setattr(inputs, "dataset_digest", lambda: "d" * 64)
     folder = Path(shutil.copytree(layout.base(MODEL), project / "mine/base"))
     settings = config(project_root, **{"models.tiny-smolvlm.source": "mine/base", "pretrain.models": "[]"})
     identify.run(settings, JOB)

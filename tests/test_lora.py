@@ -80,6 +80,7 @@ def state_of(base: Vlm) -> dict[str, tuple[str, bytes]]:
 def test_a_base_is_what_it_was_when_its_adapter_is_gone(folders):
     root, original, adapted = folders
     base = loading.load(str(root / "base"), device="cpu", dtype="float32")
+    logits(base)  # transformers hooks itself into a vision tower when it runs for the first time
     before = state_of(base)
     for seed, layers in ((5, LAYERS), (6, [0, 2])):  # PEFT warns where an adapter is there already
         peft_model = lora.attach(base, layers, SETTINGS, seed=seed)

@@ -25,7 +25,7 @@ def samples(tmp_path_factory) -> list[Sample]:
     """Five images, among them one with a single object."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 5}, seed=0)
-    test = coco.read_part(folder, "test")
+    test = list(coco.read_part(folder, "test"))
     first = test[0]
     test[0] = Sample(first.id, first.path, first.width, first.height, first.objects[:1])
     assert max(len(one.objects) for one in test) >= 3

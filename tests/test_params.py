@@ -47,10 +47,10 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path) 
         ("dataset", "coco2", "dataset is 'coco2' (text). Needed: text (scenes, published, coco, or the path"),
         (
             "lora.targets",
-            "[q_proj, o_proj]",
-            "command line: lora.targets.1 is 'o_proj' (text). Needed: list of",
+            "[q_proj, out_proj]",
+            "command line: lora.targets.1 is 'out_proj' (text). Needed: list of",
         ),
-        ("lora.targets", "[]", "lora.targets is [] (a list). Needed: list of q_proj | k_proj | v_proj (proj"),
+        ("lora.targets", "[]", "lora.targets is [] (a list). Needed: list of q_proj | k_proj | v_proj | o_proj"),
         (
             "lora.targets",
             "q_proj",

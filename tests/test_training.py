@@ -510,12 +510,12 @@ def test_a_part_without_images_is_refused(parts, tmp_path, empty):
 def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, family):
     """Two images, learned by heart."""
     two = parts[0][:2]
-    run = prepare((two, two), tmp_path / "state", family, epochs=12, lr=2e-2, evals_per_epoch=1)
+    run = prepare((two, two), tmp_path / "state", family, epochs=18, lr=2e-2, evals_per_epoch=1)
     before = {n: p.detach().clone() for n, p in run.engine.vlm.model.named_parameters()}
     history = list(run.run())
     loss, perplexity = values(history, "train/loss"), values(history, "val/perplexity")
-    assert len(loss) == 12
-    assert loss[-1] < 0.85 * loss[0]  # PaliGemma 1 has one key-value head, and so the least to learn with
+    assert len(loss) == 18
+    assert loss[-1] < 0.8 * loss[0]
     assert min(perplexity) < 0.5 * perplexity[0]
     after = dict(run.engine.vlm.model.named_parameters())
     changed = {n for n, p in after.items() if not torch.equal(before[n], p)}
