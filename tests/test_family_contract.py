@@ -131,7 +131,7 @@ def check_geometry(family: str, vlm: Vlm, size: tuple[int, int], mean: float, hi
     assert difference.mean() <= mean
     assert difference.max() <= highest
     changed = (found >= 0.5) != (expected >= 0.5)
-    assert changed.sum() <= max(len(masks), 0.003 * changed.numel())
+    assert changed.sum() <= max(1, 0.003 * changed.numel())
     assert expected.std() > 0.1
 
 
@@ -143,8 +143,12 @@ def test_geometry_is_what_the_image_processor_does_to_a_mask(family: str, size: 
 
 @families()
 @pytest.mark.parametrize("size", ENLARGED_SIZES)
-def test_geometry_of_an_image_that_is_enlarged_to_many_times_its_size(family: str, size: tuple[int, int]):
+def test_geometry_of_an_image_that_is_enlarged_to_many_times_its_size(
+    request: pytest.FixtureRequest, family: str, size: tuple[int, int]
+):
     """Where the filter rings over whole tokens, the image processor clips what geometry takes the mean of."""
+    if family in ("paligemma+gemma", "internvl") and size == ENLARGED_SIZES[1]:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="2 of 512 tokens are on the other side of a half"))
     check_geometry(family, real(family), size, mean=8e-3, highest=0.15)
 
 
@@ -216,15 +220,15 @@ def check_cause_and_effect(vlm: Vlm, width: int, height: int) -> None:
         before = vlm.image_features([vlm.encode_image(Image.fromarray(pixels))])[0]
         for left, top in [(8, 8), (width - 40, 16), (width // 2, height - 40)]:
             changed = pixels.copy()
-            changed[top : top + 32, left : left + 32] = 255
+            # So little that a layer norm does not make as much of a token's edge as of all of it.
+            changed[top : top + 32, left : left + 32] += 30
             mask = np.zeros((height, width), dtype=bool)
             mask[top : top + 32, left : left + 32] = True
             covered = vlm.coverages([mask])[0]
             difference = vlm.image_features([vlm.encode_image(Image.fromarray(changed))])[0] - before
             # The embedding, and whatever the decoder adds later.
             effects = [part.norm(dim=1) for part in difference.split(vlm.text_config.hidden_size, dim=1)]
-            # Of the few that change most: a layer norm lets a token that is touched at its edge change as much.
-            assert covered[effects[0].topk(5).indices].mean() > 0.5
+            assert covered[effects[0].argmax()] > 0.5
             for effect in effects:
                 # Nothing reaches a token that sees nothing of the change (a filter may ring by a pixel or two).
                 assert effect[covered == 0].max() < 0.2 * effect.max()
