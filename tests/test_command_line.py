@@ -268,7 +268,7 @@ def test_write_writes_what_follows_from_registry_code_and_grid(
         " ".join(result.output.split())
         == "Written: dvc.yaml, MLproject, docs/commands.md, README.md, fingerprints.json, jobs/dvc.yaml"
     )
-    assert layout.GRAPH.read_text() == written.graph()
+    assert layout.GRAPH.read_text() == written.graph(load(layout.PARAMS).grid)
     assert "stages: {}" in layout.JOBS.read_text()
     assert run("write").output == "Everything is as it should be.\n"
 

@@ -132,7 +132,7 @@ def test_a_setup_outside_of_the_grid_is_entered_with_what_it_is_made_from(config
 
 def test_the_stage_of_a_job_is_that_of_the_grid_with_its_names_put_in(config: Config) -> None:
     jobs.enter([("evaluate", Job(OTHER, "top-4"))], config)
-    inside = yaml.safe_load(written.graph())["stages"]
+    inside = yaml.safe_load(written.graph(config.grid))["stages"]
     for name, made in stages().items():
         step = STEPS[made["meta"]["step"]]
         expected = inside[step.name]
@@ -197,3 +197,10 @@ def test_the_whole_grid_runs_after_what_has_come_into_it_left_the_jobs(
     assert pipeline.run_grid(config.model_copy(update={"grid": wider})) == 3
     held_on = [f"{step}-{OTHER}" for step in ("identify", "measure", "score")]
     assert at_repro == [[*held_on, f"select-{MODEL}-layers-1-2"]]
+
+
+def test_dvc_shows_the_figures_of_what_was_asked_for_by_name(config: Config) -> None:
+    jobs.enter([("evaluate", LAYERS)], config)
+    made = yaml.safe_load(layout.JOBS.read_text())
+    assert made["metrics"] == [f"../outputs/evaluation/{MODEL}/layers-1-2/metrics.json"]
+    assert made["plots"][0] == f"../outputs/impact/{MODEL}/heatmap.png"

@@ -15,7 +15,7 @@ from headimpact import processes
 from headimpact.errors import InputError
 from headimpact.files import digest_file, write_json
 from headimpact.lifecycle import code, graph, jobs, layout, pipeline, written
-from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.config import Config, Grid, Job
 from headimpact.lifecycle.params import load
 from headimpact.lifecycle.registry import STEPS
 from headimpact.lifecycle.summary import Summary
@@ -120,7 +120,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     (root / "params.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.setattr(written, "_PYTHON", "python -I -S script.py")
-    (root / "dvc.yaml").write_text(written.graph())
+    (root / "dvc.yaml").write_text(written.graph(Grid(**values["grid"])))
     (root / "script.py").write_text(SCRIPT)
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    analytics = false\n")

@@ -30,8 +30,8 @@ def lock(project_root: Path) -> dict[str, Any]:
     return yaml.safe_load((project_root / "dvc.lock").read_text())["stages"]
 
 
-def test_files_that_follow_from_the_registry_are_as_it_says(project_root: Path) -> None:
-    for path, content in written.files().items():
+def test_files_that_follow_from_the_registry_are_as_it_says(project_root: Path, config: Config) -> None:
+    for path, content in written.files(config.grid).items():
         assert (project_root / path).read_text() == content, f"{path} is not what the registry says. {WRITE}"
 
 

@@ -7,14 +7,17 @@ import pytest
 import yaml
 
 from headimpact.lifecycle import layout, written
+from headimpact.lifecycle.config import Grid
 from headimpact.lifecycle.documentation import documentation
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
 from headimpact.lifecycle.values import overridable, tracked_keys
 
+GRID = Grid(models=("tiny-smolvlm", "smolvlm"), setups=("original", "top-4", "full"))
+
 
 @pytest.fixture(scope="module")
 def stages() -> dict[str, Any]:
-    return yaml.safe_load(written.graph())["stages"]
+    return yaml.safe_load(written.graph(GRID))["stages"]
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +164,36 @@ def test_only_what_is_not_as_it_should_be_is_written(tmp_path: Path, monkeypatch
 
 def test_the_files_that_follow_from_the_registry(monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     monkeypatch.setattr(written, "commands_page", lambda: page)  # takes a second
-    assert written.files() == {
-        layout.GRAPH: written.graph(),
+    assert written.files(GRID) == {
+        layout.GRAPH: written.graph(GRID),
         layout.ENTRY_POINTS: written.entry_points(),
         layout.COMMANDS: page,
     }
+
+
+def test_metrics_pictures_and_curves_of_the_grid_are_shown_by_dvc() -> None:
+    made = yaml.safe_load(written.graph(GRID))
+    cells = [(model, setup) for model in GRID.models for setup in GRID.setups]
+    assert made["metrics"] == [f"outputs/evaluation/{model}/{setup}/metrics.json" for model, setup in cells]
+    assert made["plots"] == [
+        "outputs/impact/tiny-smolvlm/heatmap.png",
+        "outputs/impact/smolvlm/heatmap.png",
+        *(
+            {
+                f"validation of {model}": {
+                    "x": "step",
+                    "y": {f"outputs/finetune/{model}/{setup}/history.csv": "value" for setup in ("top-4", "full")},
+                    "template": "validation",
+                }
+            }
+            for model in GRID.models
+        ),
+    ]
+
+
+def test_what_is_shown_of_a_file_in_a_folder_starts_there_and_an_original_has_no_curve() -> None:
+    assert written.shown([("smolvlm", "original")], Path("..")) == {
+        "metrics": ["../outputs/evaluation/smolvlm/original/metrics.json"],
+        "plots": ["../outputs/impact/smolvlm/heatmap.png"],
+    }
+    assert written.shown([]) == {}

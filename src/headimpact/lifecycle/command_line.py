@@ -156,7 +156,7 @@ def write(debug: Debug = False) -> None:
         _, loaded = _load("write", None)
         from headimpact.lifecycle import code, jobs, pages, written
 
-        changed = written.write({**written.files(), **pages.pages(Path())})
+        changed = written.write({**written.files(loaded.grid), **pages.pages(Path())})
         changed += [layout.FINGERPRINTS] if code.refresh(loaded) else []
         changed += [layout.JOBS] if jobs.enter([("report", Job(loaded.model, loaded.setup))], loaded) else []
         print(f"Written: {', '.join(map(str, changed))}" if changed else "Everything is as it should be.")

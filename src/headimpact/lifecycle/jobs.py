@@ -16,7 +16,7 @@ from headimpact.files import write_text
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS, Read, Step, locate
-from headimpact.lifecycle.written import stage
+from headimpact.lifecycle.written import shown, stage
 from headimpact.selection.grammar import alias
 from headimpact.selection.setups import needs_measures
 
@@ -105,8 +105,9 @@ def enter(works: Sequence[Work], config: Config) -> bool:
     outside = [(STEPS[name], job) for name, job in wanted if job.model in config.models]
     outside = [(step, job) for step, job in outside if step.per != "project" and not in_grid(step, config, job)]
     stages = {_name(step, job): _stage(step, job) for step, job in outside}
-    stages = dict(sorted(stages.items()))
-    text = f"{_HEADER}{yaml.safe_dump({'stages': stages}, sort_keys=False, width=1000, allow_unicode=True)}"
+    cells = sorted((job.model, job.setup) for step, job in outside if step.name == "evaluate")
+    content = {"stages": dict(sorted(stages.items()))} | shown(cells, Path(".."))
+    text = f"{_HEADER}{yaml.safe_dump(content, sort_keys=False, width=1000, allow_unicode=True)}"
     before = layout.JOBS.read_text(encoding="utf-8") if layout.JOBS.exists() else None
     if text == before or not (stages or before):
         return False

@@ -87,6 +87,11 @@ def impact(model: str) -> Path:
     return IMPACT / model
 
 
+def heatmap(model: str) -> Path:
+    """The picture of every head's HI."""
+    return impact(model) / "heatmap.png"
+
+
 def impact_table(model: str) -> Path:
     """The HI table, one row a head."""
     return impact(model) / "impact.csv"
@@ -145,6 +150,11 @@ def evaluation(model: str, setup: str) -> Path:
 def results(model: str, setup: str) -> Path:
     """The metrics on the test part."""
     return evaluation(model, setup) / "results.json"
+
+
+def metrics(model: str, setup: str) -> Path:
+    """The metrics as flat names and numbers, which ``dvc metrics`` shows."""
+    return evaluation(model, setup) / "metrics.json"
 
 
 def evaluated_objects(model: str, setup: str) -> Path:

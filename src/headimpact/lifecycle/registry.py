@@ -58,6 +58,9 @@ class Step:
         code: modules that its result depends on, with nothing that they import; None: all that it imports.
         as_it_is: it shows what is there: when a person runs it, nothing is made first.
         shares: several processes (``accelerate launch``) can share its work.
+        metrics: those of its files whose figures ``dvc metrics`` shows.
+        pictures: those of its files that ``dvc plots`` shows as they are.
+        curves: training curves among its files, which ``dvc plots`` draws over each other for the setups of a model.
         datasets: the values of ``dataset`` for which it has something to do; None: all.
     """
 
@@ -77,6 +80,9 @@ class Step:
     code: tuple[str, ...] | None = None
     as_it_is: bool = False
     shares: bool = False
+    metrics: tuple[Place, ...] = ()
+    pictures: tuple[Place, ...] = ()
+    curves: tuple[Place, ...] = ()
     datasets: tuple[str, ...] | None = None
 
     @property
@@ -177,6 +183,7 @@ STEPS: dict[str, Step] = {
             untracked=_ENGINE,
             shares=True,
             draws=True,
+            pictures=(layout.heatmap,),
         ),
         Step(
             "measure",
@@ -217,6 +224,7 @@ STEPS: dict[str, Step] = {
             untracked=_ENGINE,
             then="evaluate",
             shares=True,
+            curves=(layout.history,),
         ),
         Step(
             "evaluate",
@@ -228,6 +236,7 @@ STEPS: dict[str, Step] = {
             untracked=("serve", *_ENGINE),
             beside_original=True,
             shares=True,
+            metrics=(layout.metrics,),
         ),
         Step(
             "answer",

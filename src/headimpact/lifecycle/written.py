@@ -1,6 +1,6 @@
 """What follows from the registry and stands in files: the graph of DVC, MLflow's entry points, docs/commands.md."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,11 @@ import yaml
 
 from headimpact.files import write_text
 from headimpact.lifecycle import layout
+from headimpact.lifecycle.config import Grid
 from headimpact.lifecycle.documentation import Parameter, documentation
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Place, Read, Step, locate
 from headimpact.lifecycle.values import overridable, tracked_keys
+from headimpact.selection.grammar import ORIGINAL
 
 # A model and a setup, to be found again in paths.
 _MODEL, _SETUP = "some-model", "top-999"
@@ -76,7 +78,30 @@ def _families(step: Step, model: str) -> list[str]:
     return [f"families.{model}"] if step.runs_base and step.per != "project" else []
 
 
-def graph() -> str:
+def shown(cells: Sequence[tuple[str, str]], start: Path = Path()) -> dict[str, Any]:
+    """What ``dvc metrics`` and ``dvc plots`` show of models and setups: files among the outputs of their stages.
+
+    Args:
+        cells: models, each with a setup.
+        start: where paths start, seen from the file that this is written to.
+    """
+
+    def paths(places: Iterable[Place]) -> list[str]:
+        return list(dict.fromkeys((start / locate(place, *cell)).as_posix() for place in places for cell in cells))
+
+    steps = STEPS.values()
+    metrics = paths(place for step in steps for place in step.metrics)
+    plots: list[Any] = paths(place for step in steps for place in step.pictures)
+    for place in (place for step in steps for place in step.curves):
+        for model in dict.fromkeys(model for model, _ in cells):
+            trained = [setup for of, setup in cells if of == model and setup != ORIGINAL]
+            lines = {(start / locate(place, model, setup)).as_posix(): "value" for setup in trained}
+            if lines:
+                plots.append({f"validation of {model}": {"x": "step", "y": lines, "template": "validation"}})
+    return {name: files for name, files in (("metrics", metrics), ("plots", plots)) if files}
+
+
+def graph(grid: Grid) -> str:
     """The content of dvc.yaml."""
     stages = {}
     for step in STEPS.values():
@@ -84,7 +109,8 @@ def graph() -> str:
         matrix = {"project": {}, "model": {"model": models}, "setup": {"model": models, "setup": "${grid.setups}"}}
         made = stage(step, "${item.model}", "${item.setup}", "${item.setup}")
         stages[step.name] = ({"matrix": matrix[step.per]} if matrix[step.per] else {}) | made
-    return f"{_GRAPH}{_dump({'stages': stages})}"
+    cells = [(model, setup) for model in grid.models for setup in grid.setups]
+    return f"{_GRAPH}{_dump({'stages': stages} | shown(cells))}"
 
 
 def entry_points() -> str:
@@ -122,9 +148,9 @@ def _dump(content: dict[str, Any]) -> str:
     return yaml.safe_dump(content, sort_keys=False, width=1000, allow_unicode=True)
 
 
-def files() -> dict[Path, str]:
+def files(grid: Grid) -> dict[Path, str]:
     """Every file that follows from the registry, with its content."""
-    return {layout.GRAPH: graph(), layout.ENTRY_POINTS: entry_points(), layout.COMMANDS: commands_page()}
+    return {layout.GRAPH: graph(grid), layout.ENTRY_POINTS: entry_points(), layout.COMMANDS: commands_page()}
 
 
 def write(contents: Mapping[Path, str]) -> list[Path]:

@@ -14,7 +14,7 @@ from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
-from headimpact.lifecycle.steps.results import figures, missing, rows, share_done
+from headimpact.lifecycle.steps.results import figures, flat, missing, rows, share_done
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import launched
 from headimpact.selection.grammar import alias
@@ -35,6 +35,7 @@ def run(config: Config, job: Job) -> Summary:
         with atomic_folder(layout.evaluation(job.model, job.setup)) as aside:
             objects.to_parquet(aside / "objects.parquet", index=False)
             write_json(aside / "results.json", results)
+            write_json(aside / "metrics.json", flat(results))
         differences = registration.differences(job.model, job.setup)
         tracking.log_results(results, differences)
         tracking.log_table("objects", objects)

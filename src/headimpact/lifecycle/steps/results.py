@@ -31,6 +31,16 @@ def figures(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
     return {name: {"value": e.value, "se": e.se, "n": e.n} for name, e in estimates.items()}
 
 
+def flat(results: Mapping[str, Any]) -> dict[str, float]:
+    """Every metric of results.json with its standard error, and the trained parameters, by names of one level."""
+    figures = {
+        f"{name}{suffix}": estimate[key]
+        for name, estimate in results["metrics"].items()
+        for suffix, key in (("", "value"), ("_se", "se"))
+    }
+    return figures | {"trainable": results["parameters"]["trainable"]}
+
+
 def rows(
     labels: Mapping[str, str], results: Mapping[str, Any], differences: Mapping[str, Difference]
 ) -> list[tuple[str, str]]:
