@@ -197,3 +197,12 @@ def test_what_is_shown_of_a_file_in_a_folder_starts_there_and_an_original_has_no
         "plots": ["../outputs/impact/smolvlm/heatmap.png"],
     }
     assert written.shown([]) == {}
+
+
+def test_the_diagram_of_the_steps_has_every_step_and_leaves_out_what_follows() -> None:
+    lines = written.diagram().splitlines()
+    assert (lines[0], lines[1], lines[-1]) == ("```mermaid", "flowchart TD", "```")
+    arrows = {tuple(line.split(" --> ")) for line in (text.strip() for text in lines[2:-1])}
+    assert {name for arrow in arrows for name in arrow} == set(STEPS)
+    assert {("score", "select"), ("select", "finetune"), ("finetune", "evaluate")} <= arrows
+    assert ("data", "finetune") not in arrows  # it comes through score and select

@@ -15,7 +15,7 @@ import pandas as pd
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import METRICS
 from headimpact.files import read_json
-from headimpact.lifecycle import layout, speed
+from headimpact.lifecycle import layout, speed, written
 from headimpact.lifecycle.rehearsal import outcome
 from headimpact.report import findings
 from headimpact.report.cells import table_of
@@ -320,6 +320,7 @@ _SPEED = {
 
 BLOCKS: dict[str, Block] = {
     "python": Block(_python, "headimpact write"),
+    "graph": Block(lambda root: written.diagram(), "headimpact write"),
     "table4": Block(_table4, "headimpact report"),
     "moved": Block(_moved, "headimpact report"),
     "choice": Block(_choice, "headimpact tournament"),

@@ -113,6 +113,21 @@ def graph(grid: Grid) -> str:
     return f"{_GRAPH}{_dump({'stages': stages} | shown(cells))}"
 
 
+def diagram() -> str:
+    """The graph of the steps as a Mermaid diagram, without the arrows that others imply."""
+    above = {name: {read.step for read in step.reads} for name, step in STEPS.items()}
+    everything: dict[str, set[str]] = {}
+    for name, direct in above.items():  # the registry is in the order of the lifecycle
+        everything[name] = direct.union(*(everything[step] for step in direct))
+    arrows = [
+        f"    {step} --> {name}"
+        for name, direct in above.items()
+        for step in sorted(direct, key=list(STEPS).index)
+        if not any(step in everything[other] for other in direct)
+    ]
+    return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"])
+
+
 def entry_points() -> str:
     """The content of MLproject."""
     names = [*STEPS, *(name for name, command in COMMANDS.items() if command.entry_point)]
