@@ -91,14 +91,30 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing or is not JSON.
+        InputError: the file is missing, is not JSON, or nests too deeply to be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path} is no JSON that can be read: it nests too deeply.") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise InputError(f"{path} is not valid JSON: {error}.") from None
+
+
+def read_json_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object with certain keys.
+
+    Raises:
+        InputError: as for :func:`read_json`, or it holds something else, or a key is missing.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object. Was it edited by hand? Make it again.")
+    if missing := [key for key in keys if key not in content]:
+        raise InputError(f"{path} has no {', '.join(missing)}. Was it edited by hand? Make it again.")
+    return content
 
 
 def digest_file(path: Path) -> str:

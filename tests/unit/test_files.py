@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headimpact.errors import InputError
-from headimpact.files import MACHINE, atomic_file, atomic_folder
+from headimpact.files import MACHINE, atomic_file, atomic_folder, read_json, read_json_object
 
 
 def write(atomic, path: Path, text: str) -> None:
@@ -66,3 +66,30 @@ def test_a_link_in_the_place_of_a_folder_is_refused_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"it is a link\. Remove the link"):
         write(atomic_folder, tmp_path / "it", "new")
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "it nests too deeply"),
+        ("9" * 5000, "is not valid JSON: Exceeds the limit"),
+        ("{", "is not valid JSON: Expecting property name"),
+        ("\xff", "is not valid JSON: 'utf-8' codec can't decode"),
+    ],
+)
+def test_json_that_cannot_be_read_is_told(text: str, message: str, tmp_path: Path):
+    path = tmp_path / "it.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=rf"it\.json.* {message}"):
+        read_json(path)
+
+
+def test_json_of_another_shape_is_told(tmp_path: Path):
+    path = tmp_path / "it.json"
+    path.write_text('{"a": 1}', encoding="utf-8")
+    assert read_json_object(path, "a") == {"a": 1}
+    with pytest.raises(InputError, match=r"it\.json has no b, c\. Was it edited by hand"):
+        read_json_object(path, "a", "b", "c")
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match=r"it\.json holds no JSON object"):
+        read_json_object(path)

@@ -157,6 +157,15 @@ def test_setups_that_the_model_is_too_small_for(text: str, layers: int, message:
         select(text, {"hi": np.linspace(0, 1, layers)}, seed=0)
 
 
+def test_a_long_setup_has_a_short_alias_of_its_own():
+    """File systems and MLflow take 255 characters."""
+    every = [f"{layer}.{head}" for layer in range(14) for head in range(5)]
+    one, other = (alias(f"heads:{','.join(heads)}") for heads in (every, every[:-1]))
+    assert len(one) == len(other) == 100
+    assert one != other
+    assert one.startswith("heads-0-0-0-1-0-2")
+
+
 def test_alias_holds_only_what_mlflow_allows():
     setups = ["original", "top-4", "bottom-4", "random-4", "full", "layers:6,8", "layers:68", "layers:6"]
     setups += ["draw-4-2", "heads:top-4", "heads:8.3,8.5", "heads:83.8", *(f"{rule}-1" for rule in RULES)]

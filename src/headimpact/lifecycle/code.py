@@ -10,7 +10,7 @@ from pathlib import Path
 
 import headimpact
 from headimpact.errors import InputError
-from headimpact.files import as_json, digest_file, read_json, write_json, write_text
+from headimpact.files import as_json, digest_file, read_json, read_json_object, write_json, write_text
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.fingerprint import DIGITS, as_it_is, closure, family_modules, fingerprint
@@ -71,7 +71,7 @@ def family_fingerprint(source: str, identity: Path) -> str:
 def _family(source: str, identity: Path) -> str | None:
     if (Path(source) / _CONFIG).is_file():
         return find(read_json(Path(source) / _CONFIG))
-    facts = read_json(identity) if identity.is_file() else {}
+    facts = read_json_object(identity) if identity.is_file() else {}
     return facts.get("family") if facts.get("source") == source else None
 
 
@@ -130,7 +130,7 @@ def check_current(step: Step, config: Config, model: str) -> None:
     Raises:
         InputError: the code of the step, or of the model's family, was edited since it was written.
     """
-    before = read_json(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {}
+    before = read_json_object(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {}
     if not refresh(config):
         return
     after = read_json(layout.FINGERPRINTS)

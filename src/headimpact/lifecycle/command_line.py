@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from safetensors import SafetensorError
 from typer.core import TyperCommand
 
 from headimpact import processes
-from headimpact.errors import InputError
+from headimpact.errors import InputError, fault_of_machine
 from headimpact.lifecycle import layout, params, values
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.documentation import documentation
 from headimpact.lifecycle.garbage import nothing_collected
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
+from headimpact.lifecycle.starter import end_with_starter
+from headimpact.lifecycle.terminal import make_printable
 
 app = typer.Typer(
     help="Which layers of a vision-language model to fine-tune, answered from its attention.",
@@ -244,6 +247,8 @@ def read_overrides(arguments: list[str]) -> dict[str, str]:
 @contextmanager
 def _errors_told(debug: bool) -> Iterator[None]:
     """Bad input ends with its message and 1, Ctrl-C with 130; anything else is a fault of ours: its trace."""
+    make_printable()
+    end_with_starter()
     try:
         yield
     except InputError as error:
@@ -255,3 +260,9 @@ def _errors_told(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         raise typer.Exit(130) from None
+    except (OSError, SafetensorError) as error:
+        message = fault_of_machine(error)
+        if debug or message is None:
+            raise
+        print(f"Error: {message}", file=sys.stderr, flush=True)
+        raise typer.Exit(1) from None

@@ -10,7 +10,7 @@ import pandas as pd
 from headimpact.errors import InputError
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.metrics import COMPARED, METRICS
-from headimpact.files import digest_file, read_json
+from headimpact.files import digest_file, read_json, read_json_object
 from headimpact.lifecycle import layout
 from headimpact.report.outputs import ORIGINAL, Missing, Outputs, Pair, TournamentFiles
 from headimpact.selection.grammar import alias
@@ -80,7 +80,7 @@ def _pairs(models: Sequence[str], setups: Sequence[str], root: Path) -> list[Pai
 
 def _setup(path: Path, model: str) -> str:
     """The text of a setup, whose folder has its alias."""
-    setup = read_json(path).get("setup")
+    setup = read_json_object(path).get("setup")
     if not isinstance(setup, str) or alias(setup) != path.parent.name:
         raise InputError(
             f"{path} is of the setup {setup}, which is not that of its folder. Remove the folder, or evaluate its "
@@ -111,7 +111,7 @@ def _sources(models: Sequence[str], pairs: Sequence[Pair]) -> dict[str, _Source]
 
 
 def _read(path: Path, command: str) -> Any:
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": read_json}
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": read_json_object}
     try:
         return readers[path.suffix](path)
     except InputError as error:

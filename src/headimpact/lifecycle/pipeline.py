@@ -18,7 +18,7 @@ from pathlib import Path
 from headimpact import processes
 from headimpact.data import checking
 from headimpact.errors import InputError
-from headimpact.files import digest_file, read_json
+from headimpact.files import digest_file, read_json_object
 from headimpact.lifecycle import code, graph, jobs, layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.jobs import Work
@@ -170,7 +170,7 @@ def verify_impact_table(model: str) -> None:
     table, summary = layout.impact_table(model), layout.impact_summary(model)
     if not table.exists() or not summary.exists():
         return
-    if digest_file(table) != read_json(summary).get("table_digest"):
+    if digest_file(table) != read_json_object(summary).get("table_digest"):
         raise InputError(
             f"{table} is not the table that was scored: its digest is not the one in {summary}. Was it "
             f"edited by hand? Score again with: headimpact score --model {model}"
@@ -227,7 +227,12 @@ def _record(work: Work, config: Config, before: dict[str, object], overridden: b
     elif STEPS[work[0]].as_it_is and (others := [stage for stage in graph.stale([name]) if stage != name]):
         print(f"It shows what is there now. Missing or stale: {', '.join(others)}. To make them: dvc repro")
     else:
-        graph.commit(name)
+        try:
+            graph.commit(name)
+        except InputError as error:
+            raise InputError(
+                f"{error}\n{name} is done, but not recorded. To record it: dvc commit -f {name}"
+            ) from error
 
 
 @contextmanager

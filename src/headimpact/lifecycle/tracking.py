@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
+import psutil
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
@@ -52,7 +53,8 @@ def initialise() -> str:
 
     The URI is MLflow's own choice, so that ``mlflow run``, ``mlflow ui`` and ``mlflow models serve`` in the
     project root agree with it: ``MLFLOW_TRACKING_URI``, else mlflow.db in the working directory. The lock is
-    there because several processes that create a database at once fail (measured with mlflow 3.17.2).
+    there because several processes that create a database at once fail (measured with mlflow 3.17.2). It is its user's
+    own: nobody can open the file of another one in the shared temporary folder.
 
     Returns:
         The URI.
@@ -61,7 +63,7 @@ def initialise() -> str:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the first use of a database
     uri = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{psutil.Process().username()} {uri}".encode()).hexdigest()[:16]
     with nothing_collected(), FileLock(Path(tempfile.gettempdir()) / f"headimpact-{name}.lock"):
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT)

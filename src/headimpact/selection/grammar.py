@@ -14,6 +14,7 @@ One text for one setup: it names folders, runs and versions. Which rules there a
 :mod:`headimpact.selection.setups`), so that what reads a setup that was checked before does not depend on the rules.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ ORIGINAL = "original"
 
 FULL = "full"
 """The rule of every layer, the one whose K is a budget."""
+
+_LONGEST_ALIAS = 100
 
 Head = tuple[int, int]
 """A head, by its layer and its index within the layer."""
@@ -84,10 +87,15 @@ def read_setup(text: str) -> Setup:
 def alias(setup: str) -> str:
     """The setup as an MLflow alias (letters, digits, ``-`` and ``_`` alone): layers:6,8 -> layers-6-8.
 
+    A long one is cut and ends with its digest: MLflow and file systems take 255 characters.
+
     Raises:
         InputError: as for :func:`read_setup`.
     """
-    return re.sub(r"[:,.]", "-", read_setup(setup).text)
+    name = re.sub(r"[:,.]", "-", read_setup(setup).text)
+    if len(name) <= _LONGEST_ALIAS:
+        return name
+    return f"{name[: _LONGEST_ALIAS - 11]}-{hashlib.sha256(setup.encode()).hexdigest()[:10]}"
 
 
 def _check_numbers(text: str, before: str, count: int, after: str, unit: str) -> None:

@@ -11,7 +11,7 @@ from headimpact.adapters import cell, lora
 from headimpact.adapters.training import Measurement, TrainSettings
 from headimpact.engine.forward import Engine
 from headimpact.engine.watch import unwatched
-from headimpact.files import atomic_folder, digest_file, read_json
+from headimpact.files import atomic_folder, digest_file, read_json_object
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
@@ -31,7 +31,7 @@ def run(config: Config, job: Job) -> Summary:
     """Train, and write the adapter and its history; nothing is trained for a setup without layers."""
     processes = launched(config.compute.device)
     path = layout.selection(job.model, job.setup)
-    selected = processes.give(read_json(path) if processes.is_first else {})
+    selected = processes.give(read_json_object(path, "layers", "table_digest") if processes.is_first else {})
     if not processes.is_first:
         if selected["layers"]:
             _train(config, job, load_engine(config, job), selected)

@@ -18,7 +18,7 @@ from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.engine.portions import Kept
 from headimpact.errors import InputError
-from headimpact.files import read_json
+from headimpact.files import read_json_object
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS
@@ -38,7 +38,7 @@ def load_engine(config: Config, job: Job) -> Engine:
     processes = launched(config.compute.device)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    identity = read_json(layout.identity(job.model))
+    identity = read_json_object(layout.identity(job.model), "source", "revision", "digest")
     base = loading.load(identity["source"], identity["revision"], config.compute.device, config.compute.dtype)
     if base.digest != identity["digest"]:
         raise InputError(
@@ -108,7 +108,11 @@ def kept_portions(step: str, config: Config, job: Job, engine: Engine) -> Iterat
 
 def _facts(step: str, config: Config, job: Job, engine: Engine) -> dict[str, Any]:
     """All that the results of a portion follow from; from run to run the same."""
-    known = read_json(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {"steps": {}, "families": {}}
+    known = (
+        read_json_object(layout.FINGERPRINTS, "steps", "families")
+        if layout.FINGERPRINTS.is_file()
+        else {"steps": {}, "families": {}}
+    )
     return {
         "code": [known["steps"].get(step), known["families"].get(job.model)],
         "base": engine.vlm.digest,

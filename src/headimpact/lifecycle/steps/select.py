@@ -1,6 +1,6 @@
 """Select the layers of a setup from the HI table."""
 
-from headimpact.files import read_json, write_json
+from headimpact.files import read_json_object, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps.measured import read_measured
@@ -12,7 +12,7 @@ from headimpact.selection.setups import needs_measures
 
 def run(config: Config, job: Job) -> Summary:
     """Write the selected layers, with the rule and the reason of each."""
-    summary = read_json(layout.impact_summary(job.model))
+    summary = read_json_object(layout.impact_summary(job.model), "table_digest")
     selection = select(job.setup, read_measured(job.model, needs_measures(job.setup)), config.seed)
     path = layout.selection(job.model, job.setup)
     with tracking.run("select", job.model, job.setup) as run_id:

@@ -22,7 +22,7 @@ from headimpact.engine.workers import work
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import COMPARED
 from headimpact.evaluation.objects import evaluate
-from headimpact.files import atomic_file, digest_file, read_json, write_json
+from headimpact.files import atomic_file, digest_file, write_json
 from headimpact.lifecycle import cluster, code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
@@ -138,7 +138,8 @@ def _enter(config: Config, model: str) -> Contest:
         layers, budget = selections[entry.setup].layers, read_setup(entry.setup).budget
         chosen = cell.placement(layers, (), budget, config.lora.rank)
         runs[entry] = Run(chosen, entry.seed)
-    identity, device = read_json(layout.identity(model)), choose_device(config.compute.device)
+    identity = read_json_object(layout.identity(model), "revision", "digest")
+    device = choose_device(config.compute.device)
     workers = settings.workers if device.type == "cpu" else 1
     return Contest(model, identity["revision"], _context(config, model, identity["digest"]), runs, selections, workers)
 
@@ -176,7 +177,7 @@ def _train(config: Config, contests: Sequence[Contest]) -> int:
         known = contest.finished(contest.read_runs(path, entry.context))
         if notice := contest.outdated(path, entry.context):
             print(notice, flush=True)
-        needs = _needs(config, read_json(layout.identity(entry.model))["digest"])
+        needs = _needs(config, read_json_object(layout.identity(entry.model), "digest")["digest"])
         for needed in (contest.ORIGINAL, *entry.runs.values()):
             if needed.key not in known:
                 task = Task(config, entry.model, entry.revision, entry.context, needs, needed, threads)
