@@ -56,7 +56,8 @@ def make_samples(folder: Path, images: int, objects: int) -> Iterator[Sample]:
 
 def resident(name: str) -> int:
     """Bytes of resident memory of this process: ``VmRSS`` now, ``VmHWM`` at most."""
-    line = next(line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(f"{name}:"))
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 
