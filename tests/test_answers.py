@@ -23,7 +23,7 @@ from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
 
 LIMITS = serving.Limits(
-    max_image_megapixels=1.0, max_body_megabytes=1.0, max_prompt_characters=100, max_new_tokens=8, max_wait_seconds=1.0
+    max_image_megapixels=1.0, max_body_megabytes=1.0, max_prompt_tokens=100, max_new_tokens=8, max_wait_seconds=1.0
 )
 
 

@@ -46,14 +46,24 @@ def noise(width: int = 60, height: int = 40) -> Image.Image:
 RED = encode(Image.new("RGB", (30, 20), "red"))
 
 
+class Chat:
+    """A character is a token."""
+
+    count_tokens = staticmethod(len)
+
+
 class Echo:
     """Answers with what it was asked."""
+
+    chat = Chat()
 
     def generate(self, image: Image.Image, prompt: str, **generation: Any) -> str:
         return f"{image.mode} {image.size} {prompt} {generation}"
 
 
 class Raises:
+    chat = Chat()
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
@@ -163,7 +173,8 @@ def test_bad_images(image: object, sentence: str) -> None:
         (5, "`prompt` must be text, not int."),
         ({"a": 1}, "`prompt` must be text, not dict."),
         (" \n", "`prompt` is empty."),
-        ("a" * 21, "`prompt` has 21 characters; 20 are allowed."),
+        ("a" * 21, "`prompt` has more than 20 tokens."),
+        ("a" * 10**7, "`prompt` has more than 20 tokens."),
     ],
 )
 def test_bad_prompts(prompt: object, sentence: str) -> None:
@@ -174,17 +185,18 @@ def test_bad_prompts(prompt: object, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("top_k", 3, "Unknown parameter `top_k`: there are max_new_tokens and temperature."),
-        ("max_new_tokens", 0, "`max_new_tokens` is 0; it must be from 1 to 64."),
-        ("max_new_tokens", 65, "`max_new_tokens` is 65; it must be from 1 to 64."),
-        ("max_new_tokens", 3.0, "`max_new_tokens` must be a whole number, not 3.0."),
-        ("max_new_tokens", "3", "`max_new_tokens` must be a whole number, not '3'."),
-        ("max_new_tokens", None, "`max_new_tokens` must be a whole number, not None."),
-        ("max_new_tokens", True, "`max_new_tokens` must be a whole number, not True."),
-        ("temperature", -0.1, "`temperature` is -0.1; it must be from 0 to 2."),
-        ("temperature", 2.5, "`temperature` is 2.5; it must be from 0 to 2."),
-        ("temperature", float("nan"), "`temperature` is nan; it must be from 0 to 2."),
-        ("temperature", "hot", "`temperature` must be a number, not 'hot'."),
+        ("top_k", 3, "Unknown parameter: there are max_new_tokens and temperature."),
+        ("max_new_tokens", 0, "`max_new_tokens` must be from 1 to 64."),
+        ("max_new_tokens", 65, "`max_new_tokens` must be from 1 to 64."),
+        ("max_new_tokens", 3.0, "`max_new_tokens` must be a whole number, not float."),
+        ("max_new_tokens", "3", "`max_new_tokens` must be a whole number, not str."),
+        ("max_new_tokens", None, "`max_new_tokens` must be a whole number, not NoneType."),
+        ("max_new_tokens", True, "`max_new_tokens` must be a whole number, not bool."),
+        ("temperature", -0.1, "`temperature` must be 0, or from 0.01 to 2."),
+        ("temperature", 2.5, "`temperature` must be 0, or from 0.01 to 2."),
+        ("temperature", 1e-40, "`temperature` must be 0, or from 0.01 to 2."),
+        ("temperature", float("nan"), "`temperature` must be 0, or from 0.01 to 2."),
+        ("temperature", "hot", "`temperature` must be a number, not str."),
     ],
 )
 def test_bad_parameters(name: str, value: object, sentence: str) -> None:
@@ -239,7 +251,13 @@ from pathlib import Path
 FOLDER = Path({folder!r})
 
 
+class Chat:
+    count_tokens = staticmethod(len)
+
+
 class Vlm:
+    chat = Chat()
+
     def __init__(self, source, revision):
         self.source, self.revision, self.adapter = source, revision, None
 
@@ -285,7 +303,7 @@ def register_fake(folder: Path) -> None:
     for wing in ("", "lifecycle", "vlm", "adapters"):
         (package / wing).mkdir(parents=True)
         (package / wing / "__init__.py").write_text("")
-    for name in ("__init__", "errors", "files", "lifecycle/serving"):
+    for name in ("__init__", "errors", "files", "lifecycle/gateway", "lifecycle/serving"):
         shutil.copy(real / f"{name}.py", package / f"{name}.py")
     (package / "vlm/loading.py").write_text(FAKE_LOADING.format(folder=str(folder)))
     (package / "adapters/lora.py").write_text(FAKE_LORA)
@@ -395,7 +413,7 @@ def test_every_json_form_is_understood(address: str, body: object) -> None:
 def test_a_plain_object_is_understood(address: str) -> None:
     status, answer = post(address, GOOD | {"max_new_tokens": 7})
     assert status == 200
-    assert "'max_new_tokens': 7" in answer[0]["text"]
+    assert "'max_new_tokens': 7" in answer["predictions"][0]["text"]
 
 
 @pytest.mark.parametrize(
@@ -408,19 +426,32 @@ def test_a_plain_object_is_understood(address: str) -> None:
         ({"instances": [GOOD | {"prompt": 5}]}, "`prompt` must be text, not int."),
         ({"inputs": [GOOD | {"prompt": None}]}, NO_PROMPT),
         (records(GOOD | {"prompt": ""}), "`prompt` is empty."),
-        (records(GOOD | {"prompt": "a" * 21}), "`prompt` has 21 characters; 20 are allowed."),
-        (records(GOOD, top_k=3), "Unknown parameter `top_k`: there are max_new_tokens and temperature."),
-        (records(GOOD, max_new_tokens="many"), "`max_new_tokens` must be a whole number, not 'many'."),
-        (records(GOOD, max_new_tokens=65), "`max_new_tokens` is 65; it must be from 1 to 64."),
+        (records(GOOD | {"prompt": "a" * 21}), "`prompt` has more than 20 tokens."),
+        (records(GOOD, top_k=3), "Unknown parameter: there are max_new_tokens and temperature."),
+        (records(GOOD, max_new_tokens="many"), "`max_new_tokens` must be a whole number, not str."),
+        (records(GOOD, max_new_tokens=65), "`max_new_tokens` must be from 1 to 64."),
         (records(GOOD) | {"params": [1]}, "`params` must be an object, not list."),
-        (records(GOOD | {"promt": "hi"}), "Unknown column `promt`: there are image and prompt."),
-        (GOOD | {"top_k": 3}, "Unknown column `top_k`: there are image and prompt."),
+        (records(GOOD | {"promt": "hi"}), "Unknown column: there are image and prompt."),
+        (GOOD | {"top_k": 3}, "Unknown column: there are image and prompt."),
         (records(), "A request has 1 to 8 rows, not 0."),
-        (records({"image": "A" * 100_004, "prompt": "hi"}), "The encoded images are larger than 0.1 MB."),
     ],
 )
 def test_bad_input_is_a_400_of_one_sentence(address: str, body: object, sentence: str) -> None:
     assert post(address, body) == (400, {"error_code": "INVALID_PARAMETER_VALUE", "message": sentence})
+
+
+def test_a_picture_can_be_sent_as_it_is(address: str) -> None:
+    request = urllib.request.Request(
+        f"{address}?prompt=hi&max_new_tokens=7", base64.b64decode(RED), {"Content-Type": "image/png"}
+    )
+    with urllib.request.urlopen(request, timeout=90) as response:
+        (row,) = json.load(response)["predictions"]
+    assert row["text"].startswith("hi (30, 20) {'max_new_tokens': 7")
+
+
+def test_the_whole_request_is_bounded_before_it_is_parsed(address: str) -> None:
+    status, answer = post(address, records(GOOD | {"image": "A" * 100_004}))
+    assert (status, answer["message"]) == (413, "The request is larger than 0.1 MB.")
 
 
 def test_a_failure_is_a_500_without_a_stack_trace(address: str, folder: Path) -> None:

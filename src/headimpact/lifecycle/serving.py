@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+import os
 import struct
 import threading
 from collections.abc import Mapping
@@ -20,11 +21,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
 
+import fastapi
 import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
@@ -32,12 +35,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headimpact.errors import InputError
 from headimpact.files import read_json
+from headimpact.lifecycle.gateway import MAX_ROWS, Gateway
 
 COLUMNS = ("image", "prompt")
 PARAMETERS = {"max_new_tokens": (Integral, "whole number"), "temperature": (Real, "number")}
 FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_ROWS = 8
-MAX_TEMPERATURE = 2.0
+# A longer text has more tokens, whatever the tokenizer: it need not be tokenised to be refused (characters).
+LONGEST_TOKEN = 64
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 
 _log = logging.getLogger("headimpact.lifecycle.serving")
 # What Pillow raises, beside its own errors, on damaged files.
@@ -62,7 +67,7 @@ class Limits:
 
     max_image_megapixels: float
     max_body_megabytes: float
-    max_prompt_characters: int
+    max_prompt_tokens: int
     max_new_tokens: int
     max_wait_seconds: float
 
@@ -96,9 +101,6 @@ def read_rows(frame: pd.DataFrame, limits: Limits) -> list[tuple[str, str]]:
     rows = [{name: read_text(name, row.get(name)) for name in COLUMNS} for row in frame.to_dict("records")]
     if sum(len(row["image"]) for row in rows) > limits.max_body_megabytes * 1e6:
         raise Refusal(f"The encoded images are larger than {limits.max_body_megabytes:g} MB.")
-    longest = max(len(row["prompt"]) for row in rows)
-    if longest > limits.max_prompt_characters:
-        raise Refusal(f"`prompt` has {longest} characters; {limits.max_prompt_characters} are allowed.")
     return [(row["image"], row["prompt"]) for row in rows]
 
 
@@ -159,10 +161,10 @@ def check_parameters(params: object) -> None:
         raise Refusal(f"`params` must be an object, not {type(params).__name__}.")
     for name, value in params.items():
         if name not in PARAMETERS:
-            raise Refusal(f"Unknown parameter `{name}`: there are {' and '.join(PARAMETERS)}.")
+            raise Refusal(f"Unknown parameter: there are {' and '.join(PARAMETERS)}.")
         kind, told = PARAMETERS[name]
         if isinstance(value, bool) or not isinstance(value, kind):
-            raise Refusal(f"`{name}` must be a {told}, not {value!r:.40}.")
+            raise Refusal(f"`{name}` must be a {told}, not {type(value).__name__}.")
 
 
 def generation(params: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
@@ -175,9 +177,9 @@ def generation(params: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     new_tokens = int(params.get("max_new_tokens", limits.max_new_tokens))
     temperature = float(params.get("temperature", 0.0))
     if not 1 <= new_tokens <= limits.max_new_tokens:
-        raise Refusal(f"`max_new_tokens` is {new_tokens}; it must be from 1 to {limits.max_new_tokens}.")
-    if not 0 <= temperature <= MAX_TEMPERATURE:  # also refuses NaN
-        raise Refusal(f"`temperature` is {temperature:g}; it must be from 0 to {MAX_TEMPERATURE:g}.")
+        raise Refusal(f"`max_new_tokens` must be from 1 to {limits.max_new_tokens}.")
+    if temperature != 0 and not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:  # also refuses NaN
+        raise Refusal(f"`temperature` must be 0, or from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}.")
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     return {"max_new_tokens": new_tokens, **sampling}
 
@@ -198,12 +200,13 @@ class Captioner(PythonModel):
         header = read_json(adapter / "header.json")
         base = loading.load(context.artifacts.get("base", header["source"]), header["revision"])
         lora.load(base, adapter)
-        config: dict[str, Any] = context.model_config
-        self.start(base, Limits(**config))
+        limits = Limits(**dict[str, Any](context.model_config))
+        self.start(base, limits)
         _check_names_first()
+        _stand_before_server(limits)
 
     def start(self, model: Any, limits: Limits) -> None:
-        """Serve ``model``, which has ``generate(image, prompt, **generation) -> str``."""
+        """Serve ``model``: ``chat.count_tokens(text) -> int``, ``generate(image, prompt, **generation) -> str``."""
         self._model = model
         self._limits = limits
         self._turn = threading.Lock()
@@ -223,11 +226,18 @@ class Captioner(PythonModel):
             raise Refusal("The model is busy with other requests: try again later.", TEMPORARILY_UNAVAILABLE)
         try:
             images = [read_image(text, self._limits) for text, _ in rows]
-            prompts = [prompt for _, prompt in rows]
+            prompts = [self._checked(prompt) for _, prompt in rows]
             texts = [self._answer(*asked, settings) for asked in zip(images, prompts, strict=True)]
             return pd.DataFrame({"text": texts})
         finally:
             self._turn.release()
+
+    def _checked(self, prompt: str) -> str:
+        """The prompt, if it is not too long: what a model spends on it grows with its tokens, not its characters."""
+        most = self._limits.max_prompt_tokens
+        if len(prompt) > most * LONGEST_TOKEN or self._model.chat.count_tokens(prompt) > most:
+            raise Refusal(f"`prompt` has more than {most} tokens.")
+        return prompt
 
     def _answer(self, image: Image.Image, prompt: str, settings: Mapping[str, Any]) -> str:
         try:
@@ -263,11 +273,27 @@ def _check_names_first() -> None:
     mlflow.pyfunc._validate_prediction_input = strict
 
 
+def _stand_before_server(limits: Limits) -> None:
+    """Where MLflow's server is what loads the model, put :class:`Gateway` around the application it makes next.
+
+    There is no hook for it, and the model is loaded between the look-up of the function that makes the application and
+    its call: what it makes the application from is replaced.
+    """
+    if scoring_server._SERVER_MODEL_PATH not in os.environ:
+        return
+
+    class Guarded(fastapi.FastAPI):
+        def build_middleware_stack(self) -> Any:
+            return Gateway(super().build_middleware_stack(), limits.max_body_megabytes * 1e6, limits.max_wait_seconds)
+
+    fastapi.FastAPI = Guarded
+
+
 def _check_columns(data: Any) -> None:
     names = data.columns if isinstance(data, pd.DataFrame) else data if isinstance(data, dict) else ()
     for name in names:
         if name not in COLUMNS:
-            raise Refusal(f"Unknown column `{name}`: there are {' and '.join(COLUMNS)}.")
+            raise Refusal(f"Unknown column: there are {' and '.join(COLUMNS)}.")
 
 
 set_model(Captioner())

@@ -375,9 +375,21 @@ class Vlm(ABC):
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     def generate(self, image: Image.Image, prompt: str, **generation: Any) -> str:
-        """The assistant's answer to a prompt about an image, by transformers' own ``generate``."""
+        """The assistant's answer to a prompt about an image, by transformers' own ``generate``.
+
+        Raises:
+            InputError: the prompt holds control tokens, or with image and answer it exceeds the model's context.
+        """
+        self.chat.check_text(prompt)
         encoded = self.encode_image(image)
-        (answer,) = self.generate_together([(self.prompt(prompt, encoded.grid), encoded)], **generation)
+        tokens = self.prompt(prompt, encoded.grid)
+        new, context = generation.get("max_new_tokens", 0), self.text_config.max_position_embeddings
+        if len(tokens.ids) + new > context:
+            raise InputError(
+                f"Image and prompt have {len(tokens.ids)} tokens; with {new} of the answer that is more than the "
+                f"{context} that the model takes."
+            )
+        (answer,) = self.generate_together([(tokens, encoded)], **generation)
         return answer
 
     @torch.inference_mode()

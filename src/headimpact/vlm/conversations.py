@@ -120,6 +120,21 @@ class ChatFormat:
         added = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
         return torch.tensor(sorted({*added, *self.tokenizer.all_special_ids}), dtype=torch.long)
 
+    def count_tokens(self, text: str) -> int:
+        """The tokens of a text by itself."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def check_text(self, text: str) -> None:
+        """Hold a text of somebody else to being text.
+
+        Raises:
+            InputError: the tokenizer takes a part of it for one of ``special_ids``, which would end a turn, place an
+                image, or speak for somebody else.
+        """
+        ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+        if torch.isin(ids, self.special_ids).any():
+            raise InputError("The prompt holds a control token of the model, as for the end of a turn or an image.")
+
     @cached_property
     def frame(self) -> ChatFrame | None:
         """What the template writes around marks in the place of both texts; None where it does not repeat each once."""
