@@ -46,7 +46,7 @@ write: .venv/installed
 	touch $@
 
 # pyright needs its node once, so that it works without a network afterwards.
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-cluster.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-cluster.txt requirements-demo.txt
 	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --version
 	touch $@

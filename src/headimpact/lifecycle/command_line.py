@@ -138,6 +138,23 @@ def register(model: Model = None, debug: Debug = False) -> None:
         print_summary(registration.register_all(loaded, model or loaded.model))
 
 
+@app.command(help=COMMANDS["demo"].help)
+def demo(
+    model: Model = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page on this machine.")] = 8501,
+    debug: Debug = False,
+) -> None:
+    """Serve the page on which answers stand side by side."""
+    with _errors_told(debug):
+        _, loaded = _load("demo", None)
+        name = model or loaded.model
+        params.check_model(loaded, name)
+        from headimpact.lifecycle import demo as page
+
+        base = loaded.models[name]
+        raise typer.Exit(page.run(name, base.source, base.revision, port))
+
+
 @app.command("check-data", help=COMMANDS["check-data"].help)
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],

@@ -224,7 +224,9 @@ class Serve(Section):
     """Limits of the served model; a change takes effect with the next registered version."""
 
     max_image_megapixels: float = Field(gt=0, description="larger images are refused before they are decoded")
-    max_body_megabytes: float = Field(gt=0, description="larger requests are refused, before they are read")
+    max_body_megabytes: float = Field(
+        gt=0, description="larger requests are refused, before anything of them is parsed"
+    )
     max_prompt_tokens: int = Field(gt=0, description="longer prompts are refused")
     max_new_tokens: int = Field(gt=0, description="upper limit of the parameter max_new_tokens")
     max_wait_seconds: float = Field(

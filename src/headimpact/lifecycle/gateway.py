@@ -58,7 +58,7 @@ class Gateway:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         try:
-            body = await self._read(scope, receive)
+            body = await self._read(receive)
             question = await asyncio.to_thread(read_question, _header(scope, b"content-type"), scope, body)
             del body
             status, answer = await self._ask(scope, question)
@@ -66,12 +66,11 @@ class Gateway:
             status, answer = refused.status, as_error(refused.status, str(refused))
         await _send(send, status, answer)
 
-    async def _read(self, scope: Message, receive: Receive) -> bytes:
-        """The body, as long as it is neither too large nor too slow."""
-        too_large = RefusedError(413, f"The request is larger than {self._most / 1e6:g} MB.")
-        declared = _header(scope, b"content-length")
-        if declared.isdecimal() and int(declared[:20]) > self._most:
-            raise too_large
+    async def _read(self, receive: Receive) -> bytes:
+        """The body, as long as it is neither too large nor too slow.
+
+        What is too large is still taken, and dropped: a caller who is at sending reads no answer.
+        """
         parts, size = [], 0
         try:
             async with asyncio.timeout(self._patience):
@@ -82,11 +81,14 @@ class Gateway:
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self._most:
-                        raise too_large
+                        parts.clear()
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        break
         except TimeoutError:
             raise RefusedError(408, f"The request did not come within {self._patience:g} s.") from None
+        if size > self._most:
+            raise RefusedError(413, f"The request is larger than {self._most / 1e6:g} MB.")
+        return b"".join(parts)
 
     async def _ask(self, scope: Message, question: bytes) -> tuple[int, bytes]:
         try:
@@ -138,7 +140,7 @@ def as_error(status: int, sentence: str) -> bytes:
 
 async def _send(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status in (408, 413):  # the rest of the request is not read
+    if status == 408:  # the rest of the request is not read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -316,6 +316,7 @@ COMMANDS = {
     "register": Command(
         "Register the adapters of a model that are trained and evaluated, or bring their versions up to date."
     ),
+    "demo": Command("Open a page on which the original and the adapters of a model answer side by side."),
     "check-data": Command("Check every record and image of a dataset, and tell everything that is wrong."),
     "write": Command("Write the files that follow from the registry of steps and from the code; for who edits these."),
 }
