@@ -57,6 +57,7 @@ def run(model: str, source: str, revision: str | None, port: int) -> int:
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
     }
     given = [text for name, value in options.items() for text in (f"--{name}", value)]
     page = [str(PAGE), *given, "--", model, source, *([revision] if revision else [])]
