@@ -34,7 +34,7 @@ MODEL = "tiny-smolvlm"
 OUTSIDE = "layers:1,2"
 PARTS = ("src", "models", "dvc.yaml", "dvc.lock", "MLproject", "conda.yaml", "requirements.txt", ".dvcignore")
 PARTS += ("fingerprints.json", *(f"data/{step}.json" for step in ("download", "ground", "segment")))
-SMALL = {"impact": 12, "train": 24, "val": 8, "test": 16}
+SMALL = {"impact": 8, "train": 16, "val": 6, "test": 12}
 
 
 def environment() -> dict[str, str]:
@@ -78,7 +78,8 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> t
     values["train"] |= {"epochs": 2, "checkpoint_steps": 2}
     values["grid"] = {"models": [MODEL], "setups": ["original", "top-4"]}
     values["tournament"] |= {"models": [MODEL], "rules": ["top", "first", "draw"], "ks": [1], "draws": 2}
-    values["tournament"] |= {"seeds": [0, 1]}
+    # One worker: another would spend most of its time importing.
+    values["tournament"] |= {"seeds": [0, 1], "workers": 1}
     values["answer"] |= {"images": 4, "generated_images": 2, "max_new_tokens": 16}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder, run(folder, "mlflow run . -e finetune -P setup=top-4 --env-manager local")

@@ -31,6 +31,7 @@ class Facts:
         visual_tokens: their number by width and height of an image, as the real checkpoint's own processor gives it.
         patches_per_token: patches of its vision tower in one visual token.
         seen: of what its image processor gives for an image, the pixels that each visual token sees.
+        crops: rows and columns of crops of the tiny model's image of 160 x 96 (of 96 x 160 the other way round).
         closing: what the template ends an answer with, where it is not the tokenizer's eos_token.
     """
 
@@ -46,4 +47,5 @@ class Facts:
     visual_tokens: Mapping[tuple[int, int], int]
     patches_per_token: int
     seen: Callable[[Vlm, EncodedImage], Float[Tensor, "tokens pixels"]]
+    crops: tuple[int, int] = (0, 0)
     closing: str | None = None

@@ -39,4 +39,5 @@ FACTS = Facts(
     visual_tokens={(640, 480): 1053, (640, 640): 1377, (200, 145): 1053},
     patches_per_token=9,
     seen=seen,
+    crops=(2, 2),
 )

@@ -2,9 +2,8 @@
 
 from transformers import GotOcr2ImageProcessorPil, InternVLConfig
 
-from facts import Facts
+from facts import Facts, llava
 from headimpact.lifecycle.rehearsal.checkpoints import make_tokenizer, published
-from headimpact.tiny import bases
 from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -25,30 +24,15 @@ def _settings():
     tokenizer = make_tokenizer("tiny-qwen2-vl", REAL.tokens)
     ids = tokenizer.get_vocab()
     config = InternVLConfig(
-        text_config={
+        text_config=llava.decoder(tokenizer)
+        | {
             "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "hidden_size": bases.WIDTH,
-            "intermediate_size": 224,
-            "num_hidden_layers": bases.LAYERS,
-            "num_attention_heads": 6,
             "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "initializer_range": bases.INITIALIZER_RANGE,
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
         },
-        vision_config={
-            "hidden_size": bases.VISION_WIDTH,
-            "intermediate_size": 2 * bases.VISION_WIDTH,
-            "num_hidden_layers": bases.VISION_LAYERS,
-            "num_attention_heads": 4,
-            "attention_bias": True,
-            "image_size": 64,
-            "patch_size": 4,
-            "initializer_range": bases.INITIALIZER_RANGE,
-        },
+        vision_config=llava.vision(64, 4) | {"model_type": "internvl_vision", "attention_bias": True},
         image_token_id=ids["<IMG_CONTEXT>"],
         image_seq_length=64,
         tie_word_embeddings=False,
@@ -90,4 +74,5 @@ FACTS = Facts(
     },
     patches_per_token=4,
     seen=seen,
+    crops=(1, 2),
 )

@@ -2,10 +2,9 @@
 
 from transformers import CLIPImageProcessorPil, LlavaConfig
 
-from facts import Facts
+from facts import Facts, paligemma
 from headimpact.lifecycle.rehearsal.checkpoints import make_tokenizer, published
 from headimpact.tiny import bases
-from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.tokengrid import TokenGrid
 
 REAL = published()["llava-hf/llava-1.5-7b-hf"]
@@ -68,14 +67,6 @@ def _settings():
     return config, tokenizer, processor
 
 
-def seen(vlm: Vlm, encoded: EncodedImage):
-    rows, cols = encoded.grid.rows, encoded.grid.cols
-    pixels = encoded.pixels["pixel_values"][0]
-    channels, height, width = pixels.shape
-    patches = pixels.reshape(channels, rows, height // rows, cols, width // cols)
-    return patches.permute(1, 3, 0, 2, 4).reshape(rows * cols, -1)
-
-
 SIZES = [(37, 911), (1920, 1080), (28, 28), (333, 777), (4000, 300), (640, 480), (640, 640), (200, 145)]
 
 FACTS = Facts(
@@ -90,6 +81,6 @@ FACTS = Facts(
     grid_at_640x480=TokenGrid(24, 24, box=(0.0, 56 / 448, 1.0, 392 / 448)),
     visual_tokens=dict.fromkeys(SIZES, 576),
     patches_per_token=1,
-    seen=seen,
+    seen=paligemma.seen,
     closing="",
 )

@@ -80,4 +80,5 @@ FACTS = Facts(
     },
     patches_per_token=1,
     seen=seen,
+    crops=(1, 2),
 )

@@ -12,21 +12,14 @@ from headimpact.tiny import bases
 def _settings():
     """Windows of 2 x 2 tokens in two of its vision layers, whole images in the others."""
     config, tokenizer, image_processor = bases.TINY["tiny-qwen2-vl"]()
-    text, vision = config.text_config, config.vision_config
     config = Qwen2_5_VLConfig(
-        text_config=text.to_dict() | {"model_type": "qwen2_5_vl_text"},
-        vision_config={
-            "depth": vision.depth,
-            "hidden_size": vision.embed_dim,
-            "intermediate_size": 2 * vision.embed_dim,
-            "out_hidden_size": text.hidden_size,
-            "num_heads": vision.num_heads,
-            "patch_size": vision.patch_size,
-            "window_size": 4 * vision.patch_size,
+        text_config=config.text_config.to_dict() | {"model_type": "qwen2_5_vl_text"},
+        vision_config=qwen2_vl.vision(config)
+        | {
+            "window_size": 4 * config.vision_config.patch_size,
             "fullatt_block_indexes": [1, 3],
-            "initializer_range": bases.INITIALIZER_RANGE,
         },
-        **{name: getattr(config, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
+        **qwen2_vl.tokens(config),
         tie_word_embeddings=True,
     )
     return config, tokenizer, image_processor

@@ -17,6 +17,25 @@ TEMPLATE = (
 )
 
 
+def vision(config) -> dict:
+    """The tiny model's vision tower, by the names that the families after it have."""
+    vision = config.vision_config
+    return {
+        "depth": vision.depth,
+        "hidden_size": vision.embed_dim,
+        "intermediate_size": 2 * vision.embed_dim,
+        "out_hidden_size": config.text_config.hidden_size,
+        "num_heads": vision.num_heads,
+        "patch_size": vision.patch_size,
+        "initializer_range": bases.INITIALIZER_RANGE,
+    }
+
+
+def tokens(config) -> dict:
+    """The ids of the tokens of images."""
+    return {name: getattr(config, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
+
+
 def seen(vlm: Vlm, encoded: EncodedImage):
     """The processor lists patches merge block by merge block."""
     return encoded.pixels["pixel_values"].reshape(encoded.grid.tokens, -1)

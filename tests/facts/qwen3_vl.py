@@ -22,7 +22,7 @@ TEMPLATE = (
 def _settings():
     """Features of two depths more, for the first two layers of the decoder, whose heads are wider than its share."""
     config, tokenizer, image_processor = bases.TINY["tiny-qwen2-vl"]()
-    text, vision = config.text_config, config.vision_config
+    text = config.text_config
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": text.vocab_size,
@@ -45,18 +45,12 @@ def _settings():
             "eos_token_id": text.eos_token_id,
             "tie_word_embeddings": True,
         },
-        vision_config={
-            "depth": vision.depth,
-            "hidden_size": vision.embed_dim,
-            "intermediate_size": 2 * vision.embed_dim,
-            "out_hidden_size": text.hidden_size,
-            "num_heads": vision.num_heads,
-            "patch_size": vision.patch_size,
+        vision_config=qwen2_vl.vision(config)
+        | {
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 2],
-            "initializer_range": bases.INITIALIZER_RANGE,
         },
-        **{name: getattr(config, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")},
+        **qwen2_vl.tokens(config),
         vision_end_token_id=tokenizer.get_vocab()["<|vision_end|>"],
         tie_word_embeddings=True,
     )

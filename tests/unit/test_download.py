@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import io
-import re
 import signal
 import struct
 import subprocess
@@ -188,7 +187,7 @@ def test_a_full_disk_stops_at_once_and_leaves_no_part_of_a_file(site, tmp_path, 
         with pytest.raises(InputError) as caught:
             fetch(remote(site), tmp_path, workers=1)
     message = str(caught.value)
-    assert re.match(re.escape(str(tmp_path)) + r"/\d\.jpg could not be stored: No space left on device\.", message)
+    assert message.startswith(f"{tmp_path / '1.jpg'} could not be stored: No space left on device.")
     assert "Make room" in message
     assert message.endswith(CONTINUE)
     assert names(tmp_path) == ["0.jpg"]

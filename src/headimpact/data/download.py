@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import responses
@@ -163,11 +163,17 @@ def _outcomes(
     running: dict[Future[bool], RemoteFile] = {}
     for file in files:
         if len(running) == at_once:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future
+            yield from _done(running)
         running[pool.submit(_ensure, file, rules)] = file
-    for future in as_completed(running):
-        yield running[future], future
+    while running:
+        yield from _done(running)
+
+
+def _done(running: dict["Future[bool]", RemoteFile]) -> Iterator[tuple[RemoteFile, "Future[bool]"]]:
+    """Take out what is done, one at least; in the order of the files, so that an error names the first that failed."""
+    done = wait(running, return_when=FIRST_COMPLETED).done
+    for future in [future for future in running if future in done]:
+        yield running.pop(future), future
 
 
 def _collect(
