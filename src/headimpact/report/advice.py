@@ -37,7 +37,8 @@ class Advice:
         sure: how sure that is.
         notes: what else there is to know, a sentence each.
         next: the command to run next.
-        missing: setups that are worth measuring and were not: the default, and those of the grid.
+        missing: setups that are worth training here and were not: what is recommended and, where no tournament
+            decides, the default and those of the grid.
     """
 
     model: str
@@ -77,15 +78,16 @@ def advise(
     default = default_setup(tournament, bound)
     decision = decision_of(found, bound, default)
     evaluated = [setup for name, setup in results if name == model]
-    missing = [setup for setup in dict.fromkeys((default, *wanted)) if setup not in (*evaluated, ORIGINAL)]
-    missing = [setup for setup in missing if setup not in decision.status] if found.source == "tournament" else missing
+    # What a tournament has not got need not be measured for what it decides.
+    worth = (decision.setup,) if found.source == "tournament" else (decision.setup, default, *wanted)
+    missing = [setup for setup in dict.fromkeys(worth) if setup not in (*evaluated, ORIGINAL)]
     notes = []
     if more := _more_gain(found, decision):
         notes.append(more)
     if ORIGINAL not in evaluated and evaluated:
         notes.append(prose.NO_ORIGINAL.format(model=model))
-    if missing:
-        notes.append(prose.NOT_MEASURED.format(setups=listed(missing), model=model, first=missing[0]))
+    if missing and found.source != "tournament":
+        notes.append(prose.NOT_MEASURED.format(setups=listed(missing)))
     return Advice(
         model=model,
         found=found,
@@ -150,7 +152,8 @@ def _sure(found: Evidence, decision: Decision) -> str:
         return prose.NOT_SURE
     words = prose.SURE_TOURNAMENT if found.source == "tournament" else prose.SURE_EVALUATIONS
     rows = found.measured[found.measured["choosable"].astype(bool)]
-    return words.format(images=rows["images"].max(), runs=rows["runs"].min())
+    claims = prose.NONE_BETTER if decision.because == "not told apart" else prose.CLAIMS
+    return words.format(claims=claims, images=rows["images"].max(), runs=rows["runs"].min())
 
 
 def _more_gain(found: Evidence, decision: Decision) -> str | None:
@@ -184,9 +187,7 @@ def _table(found: Evidence, decision: Decision) -> Table:
         records(found.measured),
         key=lambda row: (row["setup"] != decision.setup, order[decision.status[row["setup"]]], row[GAIN.name]),
     )
-    names = {row["setup"]: row["names"] for row in rows}
-    shown = [_row(row, _judged(row["setup"], decision), f"{row['setup']}" == decision.setup, found) for row in rows]
-    assert len(names) == len(rows)
+    shown = [_row(row, _judged(row["setup"], decision), row["setup"] == decision.setup, found) for row in rows]
     others = sorted(records(found.others), key=lambda row: row[GAIN.name])
     shown += [_row(row, prose.OUTSIDE, False, None) for row in others]
     return table_of(shown)
@@ -196,10 +197,10 @@ def _row(row: Mapping[str, Any], judged: str, used: bool, found: Evidence | None
     several = found is not None and found.source == "tournament"
     return {
         "setup": Cell(row["names"], strong=used),
-        "what of it": Cell(judged, strong=used),
-        f"gain: {GAIN.arrow}": _cell(row, GAIN),
-        f"forgetting: {FORGETTING.arrow}": _cell(row, FORGETTING),
-        "trainable parameters": Cell(f"{row['trainable']:,}"),
+        "verdict": Cell(judged, strong=used),
+        GAIN.arrow: _cell(row, GAIN),
+        FORGETTING.arrow: _cell(row, FORGETTING),
+        "trainable": Cell(f"{row['trainable']:,}"),
         "from": Cell(prose.TOURNAMENT_RUNS.format(runs=row["runs"]) if several else prose.ONE_ADAPTER),
     }
 

@@ -2,6 +2,7 @@
 
 import os
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -27,16 +28,18 @@ def run(config: Config, job: Job, console: Console | None = None) -> Summary:
     _print_table(advice, console)
     _print_choice(config, advice, console)
     rows = [("use", advice.sentence), ("", advice.sure), *(("", note) for note in advice.notes)]
-    return Summary(f"advise {job.model}", rows, _missing(config, advice), next=advice.next)
+    return Summary(f"advise {job.model}", [*rows, *_costs(config, advice)], next=advice.next)
 
 
 def _print_table(advice: Advice, console: Console) -> None:
     content = advice.table
     if not content.rows:
         return
-    table = Table(title=f"{advice.model}: every setup that was measured", title_justify="left", title_style="bold")
+    title = f"{advice.model}: every setup that was measured, adapter minus original"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    longest = max(len(word) for row in content.rows for word in row[0].text.split())
     for column, numeric in zip(content.columns, content.numeric, strict=True):
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", min_width=0 if table.columns else longest)
     for row in content.rows:
         texts = [f"{cell.text}\n{cell.note}" if cell.note else cell.text for cell in row]
         table.add_row(*texts, style="bold" if row[0].strong else None)
@@ -58,15 +61,15 @@ def _print_choice(config: Config, advice: Advice, console: Console) -> None:
     console.print()
 
 
-def _missing(config: Config, advice: Advice) -> list[tuple[str, str]]:
-    """What was not measured, and what it would cost."""
+def _costs(config: Config, advice: Advice) -> list[tuple[str, str]]:
+    """What is not trained here, and what it would cost."""
     if not advice.missing:
         return []
     try:
         costs, estimated = plan.costs(config, advice.model, advice.missing)
     except InputError as error:
-        return [(setup, f"not measured; what it would cost is not known: {error}") for setup in advice.missing]
-    rows = [(setup, f"not measured; {costs[setup]}") for setup in advice.missing]
+        return [(f"cost of {setup}", f"not known: {error}") for setup in advice.missing]
+    rows = [(f"cost of {setup}", costs[setup]) for setup in advice.missing]
     rehearsed = map(outcome.load, sorted(layout.REHEARSALS.glob(f"{advice.model}-*.json")))
     return [*rows, ("estimates", estimated), *(("measured", _times(found)) for found in rehearsed)]
 

@@ -44,20 +44,22 @@ WITHIN = "it keeps what the model knew ({label} {change})"
 REACHES = "forgetting is within the bound as measured, but its interval reaches beyond it ({label} {change})"
 NOT_ASKED = "whether it forgets is not known, since there are no questions to ask"
 
+CLAIMS = "95 % for all claims at once"
+NONE_BETTER = "that another one is better, or worse, is not shown. Claims hold at 95 %, all at once"
 SURE_TOURNAMENT = (
-    "How sure: 95 % for all claims at one K at once, over other test images (there are {images}) and other training "
-    "seeds ({runs} runs a setup)."
+    "How sure: {claims} (of one K), over other test images (here {images}) and other training seeds (here at least "
+    "{runs} runs a setup)."
 )
 SURE_EVALUATIONS = (
-    "How sure: 95 % for all claims at once, over other test images (there are {images}) alone. There is one adapter a "
-    "setup, and another training seed can turn their order round: headimpact tournament trains several."
+    "How sure: {claims}, over other test images (here {images}) alone. There is one adapter a setup, and another "
+    "training seed can turn their order round: headimpact tournament trains several."
 )
 NOT_SURE = "How sure: not at all, of this model."
 MORE_GAIN = (
     "More gain for more parameters: {setup} ({gain}; {trainable:,} trainable parameters), of which one adapter was "
     "evaluated, beside the tournament."
 )
-NOT_MEASURED = "Not measured: {setups}. headimpact finetune --model {model} --setup {first} makes one of them."
+NOT_MEASURED = "Not measured: {setups}."
 NO_ORIGINAL = "The original was not evaluated, so that no gain is known. headimpact evaluate --model {model} makes it."
 NEXT = "Next: {command}"
 
