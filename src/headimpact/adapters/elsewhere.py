@@ -133,7 +133,7 @@ def _one_rank(config: Mapping[str, Any], names: Sequence[str]) -> tuple[int, flo
     """Rank and alpha for a trainer that has one of each, and what that leaves out."""
     ranks = {_unescaped(pattern): rank for pattern, rank in config["rank_pattern"].items()}
     if not ranks:
-        return config["r"], config["lora_alpha"], ""
+        return config["r"], float(config["lora_alpha"]), ""
     given = [ranks.get(name, config["r"]) for name in names]
     rank = max(1, round(sum(given) / len(given)))
     share = rank / config["r"]

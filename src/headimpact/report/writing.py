@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType
 
@@ -78,7 +78,7 @@ def _keep(folder: Path, aside: Path, models: Collection[str]) -> list[str]:
         copy(folder / name, aside / name)
     if not known <= set(models) and (folder / MARKDOWN).is_file():
         taken = {path.stem for path in aside.iterdir()}
-        stem = next(stem for stem in ("earlier", *(f"earlier-{n}" for n in count(2))) if stem not in taken)
+        stem = next(stem for stem in chain(["earlier"], map("earlier-{}".format, count(2))) if stem not in taken)
         for name in (MARKDOWN, PAGE):
             if (folder / name).is_file():
                 kept.append(f"{stem}{Path(name).suffix}")

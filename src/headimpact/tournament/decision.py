@@ -136,6 +136,6 @@ def _order(rows: Mapping[str, Row], default: str) -> Callable[[str], tuple[bool,
 
     def key(setup: str) -> tuple[bool, float, bool, float]:
         row = rows[setup]
-        return setup != default, row["trainable"], read_setup(setup).kind != FULL, -_better(row)
+        return setup != default, float(row["trainable"]), read_setup(setup).kind != FULL, -_better(row)
 
     return key
