@@ -72,6 +72,14 @@ def test_without_the_original_it_is_asked_for() -> None:
     assert advice.next == "headimpact evaluate --model tiny --setup original"
 
 
+def test_objects_without_a_question_are_left_out_of_accuracy_alone() -> None:
+    made = tables(full_4=Change(-0.4, 0.0, 0), top_4=Change(-0.1, 0.0, 30))
+    for pair, table in made.items():
+        made[pair] = table.assign(correct=table["correct"].astype("boolean").mask(table["object_id"] < 130))
+    found = evidence(MODEL, results([setup for _, setup in made]), made, None)
+    assert found.measured["accuracy"].tolist() == pytest.approx([0.0, -5 / 30])
+
+
 @pytest.mark.parametrize("lacking", ["column", "values"])
 def test_without_accuracy_gain_decides(lacking: str) -> None:
     made = tables(full_4=Change(-0.4, 0.0, 30), top_4=Change(-0.1, 0.0, 0))

@@ -75,12 +75,12 @@ def test_twice_the_same_bytes(tmp_path: Path) -> None:
 def test_where_nothing_was_run_the_report_says_how_to_begin_and_a_report_that_is_there_stays(
     outputs: Outputs, tmp_path: Path
 ) -> None:
-    nothing = replace(outputs, models=(), pairs=())
-    for report in (nothing, replace(nothing, tournament=None)):
+    nothing = collect([], [], tmp_path)
+    for report in (replace(nothing, tournament=outputs.tournament), nothing):
         folder = tmp_path / str(report.tournament is None)
         write(report, folder, tmp_path)
         assert "headimpact advise tells what to begin with" in (folder / writing.MARKDOWN).read_text()
-    with pytest.raises(InputError, match="no model has been run.* is left as it is"):
+    with pytest.raises(InputError, match=r"no model has been run.* is left as it is"):
         write(nothing, folder, tmp_path)
 
 

@@ -18,6 +18,7 @@ from headimpact.evaluation.metrics import Metric
 from headimpact.report.outputs import ORIGINAL, Pair, TournamentFiles
 from headimpact.report.rows import records
 from headimpact.selection.rules import CHAMPION, RULES
+from headimpact.statistics import Difference
 from headimpact.tournament.decision import CLAIMS, COLUMNS, FORGETTING, GAIN, Decision, decide
 
 LEVEL = 0.05
@@ -179,27 +180,23 @@ def _of_evaluations(
     model: str, results: Mapping[Pair, Mapping[str, Any]], objects: Mapping[Pair, pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     original, rows = objects.get((model, ORIGINAL)), []
-    tables = {setup: table for (name, setup), table in objects.items() if (name, setup) in results and name == model}
-    tables = {
-        setup: table
-        for setup, table in tables.items()
-        if setup != ORIGINAL
-        and original is not None
-        and same_objects(table, original)
-        and _known(GAIN, table, original)
-    }
-    for setup, table in tables.items():
-        assert original is not None
-        figures = {metric: metric.difference(table, original) for metric in _ASKED if _known(metric, table, original)}
-        row = {"setup": setup, "names": setup, "choosable": True, "runs": 1}
-        row |= {"trainable": results[model, setup].get("parameters", {}).get("trainable", 0)}
-        row |= {"images": figures[GAIN].clusters}
-        rows.append(row | _columns({metric: vars(figure) for metric, figure in figures.items()}))
+    tables = {}
+    for name, setup in results:
+        table = objects.get((name, setup))
+        if name != model or setup == ORIGINAL or table is None or original is None:
+            continue
+        changes = {metric: change for metric in _ASKED if (change := _difference(metric, table, original))}
+        if GAIN in changes:
+            tables[setup] = table
+            trainable = results[model, setup].get("parameters", {}).get("trainable", 0)
+            row = {"setup": setup, "names": setup, "trainable": trainable, "choosable": True}
+            row |= {"runs": 1, "images": changes[GAIN].clusters}
+            rows.append(row | _columns({metric: vars(change) for metric, change in changes.items()}))
     pairs = [
-        (a, b, metric, metric.difference(tables[a], tables[b]))
+        (a, b, metric, difference)
         for a, b in combinations(tables, 2)
         for metric in _ASKED
-        if _known(metric, tables[a], tables[b])
+        if (difference := _difference(metric, tables[a], tables[b]))
     ]
     claims = [
         (a, b, metric.name) if (difference.value > 0) == metric.higher_is_better else (b, a, metric.name)
@@ -210,9 +207,17 @@ def _of_evaluations(
     return pd.DataFrame(rows, columns=columns), pd.DataFrame(claims, columns=CLAIMS)
 
 
-def _known(metric: Metric, *tables: pd.DataFrame) -> bool:
-    """Whether all tables have a metric: an older evaluation may lack it, and data may allow no questions."""
-    return all(name in table and bool(table[name].notna().all()) for table in tables for name in metric.columns)
+def _difference(metric: Metric, table: pd.DataFrame, other: pd.DataFrame) -> Difference | None:
+    """The paired difference over the objects of which both have the metric; None where there are too few.
+
+    An evaluation that is older than a metric lacks it, and so does an object of which nothing can be asked.
+    """
+    if not same_objects(table, other) or not {*metric.columns} <= {*table} & {*other}:
+        return None
+    both = (table[[*metric.columns]].notna() & other[[*metric.columns]].notna()).all(axis=1)
+    if table.loc[both, "image_id"].nunique() < 2:
+        return None
+    return metric.difference(table[both], other[both])
 
 
 def _columns(figures: Mapping[Metric, Mapping[str, Any]]) -> dict[str, float]:

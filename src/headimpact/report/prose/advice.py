@@ -45,7 +45,7 @@ REACHES = "forgetting is within the bound as measured, but its interval reaches 
 NOT_ASKED = "whether it forgets is not known, since there are no questions to ask"
 
 CLAIMS = "95 % for all claims at once"
-NONE_BETTER = "that another one is better, or worse, is not shown. Claims hold at 95 %, all at once"
+NONE_BETTER = "whether one of those is better is not shown. What is claimed holds at 95 %, all at once"
 SURE_TOURNAMENT = (
     "How sure: {claims} (of one K), over other test images (here {images}) and other training seeds (here at least "
     "{runs} runs a setup)."
