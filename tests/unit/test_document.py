@@ -20,7 +20,7 @@ FOLDER = Path("reports")
 
 
 def arrange(outputs: Outputs) -> Document:
-    return document(outputs, tables.tables(outputs), FOLDER)
+    return document(outputs, tables.tables(outputs), FOLDER, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,14 @@ def text(report: Document, start: str = "") -> str:
 # --- who won, and by how much
 
 
-def test_the_summary_comes_first_and_follows_the_verdicts(report: Document) -> None:
-    assert report.sections[0].title == "Summary"
+def test_what_to_use_comes_first_then_the_summary(report: Document) -> None:
+    assert [section.title for section in report.sections[:2]] == ["Which setup to use", "Summary"]
+    said = text(report, "Which setup to use")
+    assert "Use the original, or less of an adapter: each of 3 setups" in said
+    assert "Next: headimpact finetune --model tiny --setup full-4" in said
+
+
+def test_the_summary_follows_the_verdicts(report: Document) -> None:
     said = text(report, "Summary")
     assert "in 3 the top layers moved the metric more than both" in said
     (glance,) = [block for block in section(report, "Summary").blocks if isinstance(block, Table)]

@@ -24,7 +24,7 @@ SNAPSHOTS = Path(__file__).parent / "snapshots"
 def sections(outputs: Outputs, outputs_root: Path) -> dict[str, str]:
     """By the name of its snapshot, every section as Markdown."""
     folder = outputs_root / layout.REPORTS
-    report = document(outputs, tables.tables(outputs), folder)
+    report = document(outputs, tables.tables(outputs), folder, 0.05)
     return {
         f"{section.anchor}.md": to_markdown(Document(report.title, [section]), folder) for section in report.sections
     }

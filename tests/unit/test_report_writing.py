@@ -15,8 +15,8 @@ from headimpact.report import tables, writing
 from headimpact.report.outputs import Outputs
 
 
-def write(outputs: Outputs, folder: Path, images: Path) -> None:
-    writing.write(outputs, tables.tables(outputs), folder, samples(images))
+def write(outputs: Outputs, folder: Path, images: Path) -> list[str]:
+    return writing.write(outputs, tables.tables(outputs), folder, samples(images), 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,33 @@ def test_twice_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_nothing_to_report_is_an_error_and_leaves_no_folder(outputs: Outputs, tmp_path: Path) -> None:
-    nothing = replace(outputs, models=(), pairs=())
-    with pytest.raises(InputError, match="no model has been run"):
-        writing.write(nothing, tables.tables(nothing), tmp_path / "reports", [])
-    assert list(tmp_path.iterdir()) == []
+def test_where_nothing_was_run_the_report_says_how_to_begin_and_a_report_that_is_there_stays(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    nothing = collect([], [], tmp_path)
+    for report in (replace(nothing, tournament=outputs.tournament), nothing):
+        folder = tmp_path / str(report.tournament is None)
+        write(report, folder, tmp_path)
+        assert "headimpact advise tells what to begin with" in (folder / writing.MARKDOWN).read_text()
+    with pytest.raises(InputError, match=r"no model has been run.* is left as it is"):
+        write(nothing, folder, tmp_path)
+
+
+def test_what_a_report_cannot_make_again_stays(tmp_path: Path) -> None:
+    """Pictures of a model whose outputs are not here, and the words of the report that had it."""
+    folder = tmp_path / layout.REPORTS
+    write_evaluation(tmp_path, "original", "gone")
+    write(collect([], [], tmp_path), folder, tmp_path)
+    (folder / "figure4_gone.png").write_bytes(b"picture")
+    (folder / "gallery_gone.html").write_bytes(b"gallery")
+    before = (folder / writing.MARKDOWN).read_bytes()
+    (tmp_path / layout.EVALUATIONS / "gone").rename(tmp_path / "elsewhere")
+    write_evaluation(tmp_path, "original")
+    outputs = collect([], [], tmp_path)
+    kept = write(outputs, folder, tmp_path)
+    assert kept == ["figure4_gone.png", "gallery_gone.html", "earlier.md", "earlier.html"]
+    assert (folder / "earlier.md").read_bytes() == before
+    assert (folder / "figure4_gone.png").read_bytes() == b"picture"
+    assert "gone" not in (folder / "table1.csv").read_text()
+    # The next one loses nothing, so that nothing is kept a second time.
+    assert write(outputs, folder, tmp_path) == ["earlier.html", "earlier.md", "figure4_gone.png", "gallery_gone.html"]

@@ -57,7 +57,7 @@ class ValuesCommand(TyperCommand):
         """Write the usual help, then two lines a value."""
         super().format_help(ctx, formatter)
         parameters, prefix, title = documentation(), "", "which it takes as they are there:"
-        if self.name in ("plan", "rehearse"):
+        if self.name in ("advise", "plan", "rehearse"):
             prefix, title = "--", "that can be tried, as in --train.batch_images 2:"
         elif self.name in STEPS:
             parameters, prefix = values.overridable(self.name), "--"
@@ -109,6 +109,17 @@ def plan(given: Values = None, model: Model = None, debug: Debug = False) -> Non
     with _errors_told(debug):
         loaded, job = _load_to_try("plan", given, model)
         from headimpact.lifecycle.steps import plan as step
+        from headimpact.lifecycle.summary import print_summary
+
+        print_summary(step.run(loaded, job))
+
+
+@app.command(help=COMMANDS["advise"].help, cls=ValuesCommand, context_settings=UNKNOWN)
+def advise(given: Values = None, model: Model = None, debug: Debug = False) -> None:
+    """Tell which setup to use."""
+    with _errors_told(debug):
+        loaded, job = _load_to_try("advise", given, model)
+        from headimpact.lifecycle.steps import advise as step
         from headimpact.lifecycle.summary import print_summary
 
         print_summary(step.run(loaded, job))

@@ -210,6 +210,12 @@ class Tournament(Section):
     workers: int = Field(gt=0, description="processes that train at once on a CPU; on a GPU it is one")
 
 
+class Forgetting(Section):
+    """How much of what the base knew may be lost."""
+
+    bound: float = Field(ge=0, lt=1, description="fall of accuracy against the original that is still accepted")
+
+
 class Answer(Section):
     """Answers on the test part: questions in every order of their options, and what the model says of its own."""
 
@@ -262,6 +268,7 @@ class Config(Section):
     lora: Lora
     train: Train
     tournament: Tournament
+    forgetting: Forgetting
     answer: Answer
     serve: Serve
 

@@ -1,6 +1,6 @@
 """What the steps have written, read for the report: of the grid, and of every other model and setup that is there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,21 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
         ),
         **contents,
     )
+
+
+def evaluations(model: str, root: Path = Path()) -> tuple[dict[Pair, Any], dict[Pair, pd.DataFrame]]:
+    """By model and setup, the results of every setup of a model that was evaluated, and the results of its objects.
+
+    Raises:
+        InputError: as for :func:`collect`.
+    """
+    results, objects = {}, {}
+    for path in sorted((root / layout.EVALUATIONS / model).glob("[!.]*/results.json")):
+        pair = (model, _setup(path, model))
+        results[pair] = _read(path, _command("evaluate", pair))
+        if (table := root / layout.evaluated_objects(*pair)).is_file():
+            objects[pair] = _read(table, _command("evaluate", pair))
+    return results, objects
 
 
 def _pairs(models: Sequence[str], setups: Sequence[str], root: Path) -> list[Pair]:
@@ -192,5 +207,19 @@ def read_tournament(root: Path = Path()) -> TournamentFiles | None:
             "headimpact tournament"
         )
     contents["comparisons"] = contents["comparisons"].fillna({"twins": ""})
-    digest = digest_file(tables["cells"])
-    return TournamentFiles(**contents, cells_digest=digest, verdicts=read_json(verdicts), figure=figure)
+    return TournamentFiles(
+        **contents,
+        cells_digest=digest_file(tables["cells"]),
+        verdicts=read_json(verdicts),
+        figure=figure,
+        originals=dict(_tournament_originals(root, contents["changes"]["model"])),
+    )
+
+
+def _tournament_originals(root: Path, models: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """By model, the results of the original, as far as the tournament's runs are kept."""
+    for model in dict.fromkeys(models):
+        path = root / layout.tournament_runs(model)
+        if path.is_file():
+            original = pd.read_parquet(path, columns=["object_id", "nll"], filters=[("layers", "==", "")])
+            yield model, original

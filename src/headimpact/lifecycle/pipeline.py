@@ -23,7 +23,7 @@ from headimpact.lifecycle import code, graph, jobs, layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.jobs import Work
 from headimpact.lifecycle.params import check_model, is_own, load
-from headimpact.lifecycle.registry import STEPS
+from headimpact.lifecycle.registry import STEPS, locate
 from headimpact.lifecycle.summary import Summary, print_summary
 from headimpact.selection.setups import check_setup
 
@@ -56,6 +56,7 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
             _do(config, job, function(step))
         return []  # the first process does and tells the rest
     code.refresh(config)
+    make_folders()
     with graph.opened():
         work = (name, job)
         jobs.enter([work], config)
@@ -100,10 +101,18 @@ def _do(config: Config, job: Job, function: Function) -> Summary:
 def run_grid(config: Config) -> int:
     """``dvc repro`` of the whole graph; the number of stages that ran."""
     code.refresh(config)
+    make_folders()
     report = ("report", Job(config.model, config.setup))
     jobs.enter([report], config)  # the tournament may be held on models outside of the grid
     verify(report, config)
     return graph.reproduce()
+
+
+def make_folders() -> None:
+    """Make the folders that a step reads of many models: DVC runs no stage of which one is not there, as in
+    `dvc repro -s report` after a single model was trained."""
+    for read in (read for step in STEPS.values() for read in step.reads if read.among != "job"):
+        locate(read.place, "", "").mkdir(parents=True, exist_ok=True)
 
 
 def check_job(name: str, config: Config, job: Job) -> None:

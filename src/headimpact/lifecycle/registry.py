@@ -283,6 +283,7 @@ STEPS: dict[str, Step] = {
                 Read("answer", layout.ANSWERS, "grid"),
                 Read("tournament", layout.tournament()),
             ),
+            values=("forgetting", "lora"),
             in_git=True,
             draws=True,
             as_it_is=True,
@@ -306,6 +307,9 @@ class Command:
 
 
 COMMANDS = {
+    "advise": Command(
+        "Tell which setup of a model to use, from what was measured: gain, forgetting, cost, and what to do next.", True
+    ),
     "plan": Command(
         "Tell what a model and its setups would cost, from its config alone: nothing heavy is fetched.", True
     ),

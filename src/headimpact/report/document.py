@@ -2,35 +2,51 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
 from headimpact.report import paper
 from headimpact.report.outputs import Outputs
 from headimpact.report.page import Document, Section
+from headimpact.report.prose import advice as advice_prose
 from headimpact.report.prose import results as prose
-from headimpact.report.sections import answers, examination, impact, results, runs, summary, tournament
+from headimpact.report.sections import advice, answers, examination, impact, results, runs, summary, tournament
 
+_TITLE = "Head Impact: report"
 FIGURES = ("figure4", "figure5", "stability")
 """The figures of each model, by the names of their files without the model."""
 
 
-def document(outputs: Outputs, made: Mapping[str, pd.DataFrame], folder: Path) -> Document:
+def document(
+    outputs: Outputs,
+    made: Mapping[str, pd.DataFrame],
+    folder: Path,
+    bound: float,
+    pastes: advice.Pastes = MappingProxyType({}),
+) -> Document:
     """The whole report, as Markdown and HTML have it.
 
     Args:
-        outputs: what the steps have written, of at least one model.
+        outputs: what the steps have written.
         made: what :func:`headimpact.report.tables.tables` made of it.
         folder: where the models' figures are.
+        bound: the fall of accuracy that is still accepted (0..1).
+        pastes: by model, the recommended setup as text to paste elsewhere.
     """
+    first = Section(advice_prose.TITLE, advice.advice(outputs, bound, pastes))
+    if not outputs.models:
+        rest = [("Tournament", tournament.tournament(outputs.tournament)), ("Missing", runs.missing(outputs))]
+        return Document(_TITLE, [first, *(Section(title, blocks) for title, blocks in rest)])
     printed = paper.read()
     answered = answers.figures(outputs)
     figure4, figure5, stability = (folder / name for name in FIGURES)
     galleries = list(map(gallery_name, generating_models(outputs)))
     model = outputs.models[0]
     return Document(
-        "Head Impact: report",
+        _TITLE,
         [
+            first,
             Section("Summary", summary.summary(outputs, made["table4"])),
             *(
                 Section(prose.TITLES[name], results.beside_paper(outputs, name, table, printed))

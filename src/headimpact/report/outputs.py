@@ -1,7 +1,7 @@
 """What the steps have written, as the report reads it. ``lifecycle.outputs`` collects it from the files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class TournamentFiles:
         cells_digest: the digest of that table, by which MLflow knows the tournament.
         verdicts: by model, what may be claimed.
         figure: gain against forgetting.
+        originals: by model, the results of every test object of the original; of models whose runs are kept.
     """
 
     changes: pd.DataFrame
@@ -42,6 +43,7 @@ class TournamentFiles:
     cells_digest: str
     verdicts: Mapping[str, Sequence[str]]
     figure: Path
+    originals: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

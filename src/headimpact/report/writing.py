@@ -1,7 +1,10 @@
 """The report's folder: tables, figures, galleries, and the report as Markdown and as one page. All or nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,26 +18,41 @@ from headimpact.report.document import FIGURES, document, gallery_name, generati
 from headimpact.report.outputs import Outputs
 from headimpact.report.page import table_markdown, to_html, to_markdown
 from headimpact.report.sections import results
+from headimpact.report.sections.advice import Pastes
 from headimpact.report.sections.impact import picture_path
 
 PAGE = "report.html"
 MARKDOWN = "report.md"
 
 
-def write(outputs: Outputs, made: Mapping[str, pd.DataFrame], folder: Path, tests: Sequence[Sample]) -> None:
-    """Write the report.
+def write(
+    outputs: Outputs,
+    made: Mapping[str, pd.DataFrame],
+    folder: Path,
+    tests: Sequence[Sample],
+    bound: float,
+    pastes: Pastes = MappingProxyType({}),
+) -> list[str]:
+    """Write the report; gives the names of the files that stay from an earlier one, since this one cannot make them.
+
+    An earlier report of models that there are no outputs of any more is kept as ``earlier.md`` (``earlier-2.md``, ...).
 
     Args:
         outputs: what there is to report; models that were never run are only listed as missing.
         made: what :func:`headimpact.report.tables.tables` made of it.
-        folder: where to, replaced if it exists.
+        folder: where to.
         tests: the samples of the test part, for the galleries.
+        bound: the fall of accuracy that is still accepted (0..1).
+        pastes: by model, the recommended setup as text to paste elsewhere.
 
     Raises:
-        InputError: no model has been run.
+        InputError: no model has been run, and there is a report, which would be lost.
     """
-    if not outputs.models:
-        raise InputError("There is nothing to report: no model has been run. Run headimpact score first.")
+    if not outputs.models and (folder / MARKDOWN).exists():
+        raise InputError(
+            f"There is nothing to report: no model has been run. {folder / MARKDOWN} is left as it is. To begin: "
+            "headimpact advise"
+        )
     with atomic_folder(folder) as aside:
         for name, table in made.items():
             table.to_csv(aside / f"{name}.csv", index=False)
@@ -43,9 +61,37 @@ def write(outputs: Outputs, made: Mapping[str, pd.DataFrame], folder: Path, test
         _draw(outputs, aside)
         for name, page in galleries(outputs, tests).items():
             (aside / name).write_text(page, encoding="utf-8")
-        report = document(outputs, made, aside)
+        report = document(outputs, made, aside, bound, pastes)
         (aside / MARKDOWN).write_text(to_markdown(report, aside), encoding="utf-8")
         (aside / PAGE).write_text(to_html(report), encoding="utf-8")
+        return _keep(folder, aside, outputs.models)
+
+
+def _keep(folder: Path, aside: Path, models: Collection[str]) -> list[str]:
+    """Take over what an earlier report has and this one does not make; gives the names."""
+    if not folder.is_dir():
+        return []
+    known = _models(folder)
+    kept = sorted(path.name for path in folder.iterdir() if not (aside / path.name).exists())
+    for name in kept:
+        copy = shutil.copytree if (folder / name).is_dir() else shutil.copy2
+        copy(folder / name, aside / name)
+    if not known <= set(models) and (folder / MARKDOWN).is_file():
+        taken = {path.stem for path in aside.iterdir()}
+        stem = next(stem for stem in chain(["earlier"], map("earlier-{}".format, count(2))) if stem not in taken)
+        for name in (MARKDOWN, PAGE):
+            if (folder / name).is_file():
+                kept.append(f"{stem}{Path(name).suffix}")
+                shutil.copy2(folder / name, aside / kept[-1])
+    return kept
+
+
+def _models(folder: Path) -> set[str]:
+    """The models that a report has."""
+    try:
+        return set(pd.read_csv(folder / "table1.csv")["model"].astype(str))
+    except (OSError, ValueError, KeyError):  # none, or not of ours
+        return set()
 
 
 def _draw(outputs: Outputs, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Evaluate a setup on the test part, show it beside the original, and register its adapter."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from headimpact.files import atomic_folder, digest_file, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.proposal import next_command
 from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
 from headimpact.lifecycle.steps.results import figures, flat, missing, rows, share_done
@@ -41,7 +43,8 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_table("objects", objects)
         tracking.log_files(layout.evaluation(job.model, job.setup))
         version = registration.register(config, job, differences) if digest else None
-    return _summary(job, results, differences, version, kept, run_id)
+    told = _summary(job, results, differences, version, kept, run_id)
+    return replace(told, next=next_command(config, job.model))
 
 
 def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], str]:
@@ -77,12 +80,11 @@ def _summary(
     layers = [("layers", ", ".join(map(str, results["layers"])))] if results["layers"] else []
     labels = {name: metric.label for name, metric in metrics.COMPARED.items()}
     shown = [*layers, *rows(labels, results, differences)]
-    counts, following = results["parameters"], f"headimpact finetune --model {job.model}"
+    counts = results["parameters"]
     if version is not None:
         name, its_alias = tracking.registered_name(job.model), alias(job.setup)
         shown.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
         shown.append(("registered", f"{name} version {version}, alias {its_alias}"))
-        following = f"mlflow models serve -m models:/{name}@{its_alias} --env-manager local -p 5001"
     shown.append(("kept", kept))
     absent, folder = list(missing(job.setup, differences)), layout.evaluation(job.model, job.setup)
-    return Summary(f"evaluate {job.setup} of {job.model}", shown, absent, [folder], run_id, following)
+    return Summary(f"evaluate {job.setup} of {job.model}", shown, absent, [folder], run_id)

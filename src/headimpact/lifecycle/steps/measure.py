@@ -8,6 +8,7 @@ from headimpact.engine.portions import Kept
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.proposal import finetune_command
 from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, kept_portions, load_engine, read_part
 from headimpact.lifecycle.steps.results import share_done, write_table
 from headimpact.lifecycle.summary import Summary
@@ -46,7 +47,7 @@ def run(config: Config, job: Job) -> Summary:
         [("images", str(len(samples))), *highest],
         files=[path],
         run=run_id,
-        next=f"headimpact select --model {job.model} --setup knockout-4",
+        next=finetune_command(config, job.model),
     )
 
 

@@ -1,6 +1,7 @@
 """Plan: what a model and its setups cost, before anything heavy is fetched or computed."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,18 @@ def run(config: Config, job: Job) -> Summary:
     if line := hub.revision_line(base.revision, model.revision):
         rows.append(("params.yaml", f"to stay with these weights, put there: {line}"))
     return Summary(f"plan {job.model}", rows, next=f"headimpact score --model {job.model}")
+
+
+def costs(config: Config, model: str, setups: Sequence[str]) -> tuple[dict[str, str], str]:
+    """By setup, what it would cost; and what the estimates rest on.
+
+    Raises:
+        InputError: the config of the base is not there, or it has not the layers that a setup asks for.
+    """
+    base = config.models[model]
+    skeleton, images, here = loading.skeleton(base.source, base.revision), _images(config), machine(config)
+    load = cost.workload(skeleton, images.images, config.compute.batch_tokens, config.train.batch_images)
+    return {setup: _cost(config, skeleton, setup, load, images.train, here) for setup in setups}, here.told
 
 
 def _images(config: Config) -> _Images:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from headimpact.impact.scoring import ChanceSettings, Skipped, score_images
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.proposal import finetune_command
 from headimpact.lifecycle.steps.inputs import dataset_digest, kept_portions, load_engine, read_part
 from headimpact.lifecycle.steps.results import share_done, write_table
 from headimpact.lifecycle.summary import Summary
@@ -59,7 +61,8 @@ def run(config: Config, job: Job) -> Summary:
             skipped = pd.DataFrame(left_out, columns=["image_id", "object_id", "reason"])
             summary = _write(layout.impact(job.model), impact, skipped, facts)
         _track(job.model, impact, summary)
-    return _tell(job.model, impact, summary, skipped, engine.kept, run_id)
+    told = _tell(job.model, impact, summary, skipped, engine.kept, run_id)
+    return replace(told, next=finetune_command(config, job.model))
 
 
 def _score(
@@ -138,7 +141,6 @@ def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, kept
         skipped=[(f"{n} objects", str(reason)) for reason, n in skipped["reason"].value_counts().items()],
         files=[layout.impact(model)],
         run=run_id,
-        next=f"headimpact finetune --model {model} --setup top-4",
     )
 
 

@@ -111,7 +111,15 @@ class Runs:
     runs: Sequence[Run]
 
 
-Block = Text | Heading | Items | Table | Picture | Runs
+@dataclass(frozen=True)
+class Code:
+    """Text to copy, line by line as it is."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+Block = Text | Heading | Items | Table | Picture | Runs | Code
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,8 @@ def _markdown(block: Block, folder: Path) -> str:
         case Picture():
             address = Path(os.path.relpath(block.path, folder)).as_posix()
             return f"![{_escape(block.caption)}]({quote(address)})"
+        case Code():
+            return _fenced(block.text)
         case Runs():
             return "\n".join(f"- {_escape(run.name)}: {_code(run.search)}" for run in block.runs)
 
@@ -207,6 +217,12 @@ def _cell(cell: Cell) -> str:
 def _escape(text: str) -> str:
     """Text that Markdown shows as it is, in one line."""
     return re.sub(r"([\\`*|\[\]])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _fenced(text: str) -> str:
+    """Lines in a code block, whose fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _code(text: str) -> str:

@@ -17,7 +17,7 @@ ABSENT = {
     "table2": "No model was scored. Run headimpact score --model {model}.",
     "table3": "No layers were selected. Run headimpact select --model {model} --setup top-4.",
     "table4": "No setup was evaluated. Run headimpact evaluate --model {model} --setup original.",
-    "table5": "No adapter was evaluated. Run headimpact finetune --model {model} --setup top-4.",
+    "table5": "No adapter was evaluated. headimpact advise --model {model} tells which setup to begin with.",
 }
 """What is said in the place of a table that holds no value."""
 

@@ -17,7 +17,7 @@ NO_TOP = (
     "Not answered: no setup top-K was evaluated. Run headimpact finetune --model {model} --setup top-4, then the same "
     "with bottom-4 and random-4, its controls."
 )
-NOT_EVALUATED = "No setup was evaluated. Run headimpact finetune --model {model} --setup top-4."
+NOT_EVALUATED = "No setup was evaluated. headimpact advise --model {model} tells which one to begin with."
 
 COUNTED = (
     "Of {comparisons} comparisons (a model and a metric each), {counts}. In the table: did the top layers move the "
