@@ -65,7 +65,7 @@ def test_an_own_folder_stays_untouched(tmp_path):
     assert all(path.stat().st_nlink == 1 for path in own.rglob("*.png"))
 
 
-def write_parts(folder: Path, sizes: tuple[int, ...] = (1, 2, 1, 3)) -> Path:
+def write_parts(folder: Path, sizes: tuple[int, ...] = (2, 2, 1, 3)) -> Path:
     image_id = 0
     for part, size in zip(PARTS, sizes, strict=True):
         ids = range(image_id + 1, image_id + size + 1)
@@ -77,7 +77,7 @@ def write_parts(folder: Path, sizes: tuple[int, ...] = (1, 2, 1, 3)) -> Path:
 def test_four_parts_are_kept(tmp_path):
     own = write_parts(tmp_path / "own")
     written = import_own_data(tmp_path / "out", own, SIZES, seed=1)
-    assert written == Written({"impact": (1, 1), "train": (2, 2), "val": (1, 1), "test": (3, 3)})
+    assert written == Written({"impact": (2, 2), "train": (2, 2), "val": (1, 1), "test": (3, 3)})
     for part in PARTS:
         theirs, ours = annotation_path(own, part), annotation_path(tmp_path / "out", part)
         assert ours.read_bytes() == theirs.read_bytes()
@@ -92,7 +92,7 @@ def test_without_a_manifest_phrases_may_be_categories(tmp_path):
     path.write_text(json.dumps(content))
     assert read_own_data(own)["val"][0].objects[0].phrase == "object"
     write_manifest(own)
-    with pytest.raises(InputError, match=r"val\.json: annotations\.0\.phrase: Field required"):
+    with pytest.raises(InputError, match=r"val\.json: annotations\.0\.phrase: is missing"):
         read_own_data(own)
 
 
@@ -115,23 +115,27 @@ def test_folders_that_are_no_dataset(tmp_path):
 
 
 def test_folders_without_images(tmp_path):
-    own = write_own(tmp_path / "own", prefix="elsewhere/")
-    refused(tmp_path, own, r"None of the images that .*mine\.json lists is in .*own/images and .*own. A folder holds")
+    own = write_own(tmp_path / "own", prefix="elsewhere/no-")
+    refused(
+        tmp_path,
+        own,
+        r"None of the images that .*mine\.json lists is in .*own. It lists .elsewhere/no-1.png., and there is .images/1.png.",
+    )
     (own / "mine.json").write_text('{"images": [], "annotations": []}')
-    refused(tmp_path, own, "There are 0 images with a usable object; a dataset needs at least 4")
+    refused(tmp_path, own, "There are 0 images with a usable object; a dataset needs at least 6")
 
 
 def test_four_parts_need_images_each(tmp_path):
-    own = write_parts(tmp_path / "own", (1, 1, 0, 1))
-    refused(tmp_path, own, "The part val has no image with a usable object. Add one to each part")
+    own = write_parts(tmp_path / "own", (2, 1, 0, 2))
+    refused(tmp_path, own, "The part val has too few images with a usable object: 0, and it needs 1")
 
 
 def test_an_image_in_two_parts_is_refused(tmp_path):
     own = write_parts(tmp_path / "own")
-    save_noise(own / "images" / "7.png", 1)
-    refused(tmp_path, own, "image 7: it is in test, and the same picture is in impact as image 1. Keep it in one part")
-    write_part(own, "test", [make_noise_sample(images_path(own), 2)])
-    refused(tmp_path, own, "image 2: it is in train and in test. Keep it in one part")
+    save_noise(own / "images" / "8.png", 1)
+    refused(tmp_path, own, "image 8: it is in test, and the same picture is in impact as image 1. Keep it in one part")
+    write_part(own, "test", [make_noise_sample(images_path(own), image_id) for image_id in (3, 6)])
+    refused(tmp_path, own, "image 3: it is in test, and the same picture is in train as image 3. Keep it in one part")
 
 
 def test_a_problem_of_the_source_points_to_the_check(tmp_path):

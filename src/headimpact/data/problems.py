@@ -1,5 +1,6 @@
 """What is wrong with a dataset: raised by those who refuse it, collected by those who list everything."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from headimpact.errors import InputError
+
+LeftOut = Counter[tuple[str, str]]
+"""How many images or objects (the first word) were left out, or read otherwise than a person may think, by the reason
+(the second)."""
+
+
+def told(left_out: LeftOut) -> list[tuple[str, str]]:
+    """What a summary says of it."""
+    return [(f"{count} {what}", why) for (what, why), count in left_out.items() if count]
 
 
 @dataclass(frozen=True)

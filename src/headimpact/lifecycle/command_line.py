@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,14 +139,37 @@ def register(model: Model = None, debug: Debug = False) -> None:
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],
     report: Annotated[Path | None, typer.Option(help="CSV file for all problems.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of params.yaml that must be able to take it.")] = None,
     debug: Debug = False,
 ) -> None:
     """Check a dataset."""
     with _errors_told(debug):
+        loaded = _project()
+        if model and loaded is None:
+            raise InputError("--model names a model of params.yaml, and there is none here or above.")
         from headimpact.lifecycle import check_data as checking
         from headimpact.lifecycle.summary import print_summary
 
-        print_summary(checking.run(folder, report))
+        plan = checking.Plan(loaded.split.model_dump(), loaded.seed) if loaded else None
+        if loaded and model:
+            from headimpact.vlm import loading
+
+            params.check_model(loaded, model)
+            base = loaded.models[model]
+            with chdir(layout.find_root(Path.cwd())):
+                plan = checking.Plan(
+                    loaded.split.model_dump(), loaded.seed, loading.skeleton(base.source, base.revision)
+                )
+        print_summary(checking.run(folder, report, plan=plan))
+
+
+def _project() -> Config | None:
+    """The values of the project that the working directory is in; None outside of any."""
+    try:
+        root = layout.find_root(Path.cwd())
+    except InputError:
+        return None
+    return params.load(root / layout.PARAMS)
 
 
 @app.command(help=COMMANDS["write"].help)

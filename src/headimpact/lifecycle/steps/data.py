@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from headimpact.data import assembly, coco, manifest, published, segmented
@@ -14,6 +14,7 @@ from headimpact.errors import InputError
 from headimpact.files import atomic_folder
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.outlook import outlook
 from headimpact.lifecycle.params import is_own
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.sources import release
@@ -41,9 +42,10 @@ def run(config: Config, job: Job) -> Summary:
     rows = [
         (part, f"{len(samples):,} images, {samples.object_counts.sum():,} objects") for part, samples in parts.items()
     ]
+    told = [row for row in outlook(parts, config.seed) if row[0] != "parts"] if is_own(config.dataset) else []
     return Summary(
         f"data {config.dataset}",
-        [*rows, ("digest", digest[:12])],
+        [*rows, *told, ("digest", digest[:12])],
         skipped=[*skipped, *not_drawn],
         files=[layout.DATASET, layout.DATASET_LOOK],
         run=run_id,
@@ -106,7 +108,13 @@ def _look(config: Config, parts: dict[str, PackedSamples]) -> list[tuple[str, st
             models[name] = loading.skeleton(config.models[name].source, config.models[name].revision)
         except InputError as error:
             missing.append((f"{name} in the contact sheet", str(error)))
-    on_sheet = list(islice((sample for sample in parts["impact"] if sample.objects), SHEET_IMAGES))
+    on_sheet: list[Sample] = []
+    for sample in parts["impact"]:
+        reasons = list(filter(None, (model.unfit(sample.width, sample.height) for model in models.values())))
+        missing += [(f"image {sample.id} in the contact sheet", reasons[0])] if reasons else []
+        on_sheet += [sample] if sample.objects and not reasons else []
+        if len(on_sheet) == SHEET_IMAGES:
+            break
     with atomic_folder(layout.DATASET_LOOK) as aside:
         sheet = contact_sheet.contact_sheet(on_sheet, models, config.impact.mask_threshold)
         figures.save(sheet, aside / "contact_sheet.png")
