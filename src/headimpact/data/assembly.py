@@ -17,7 +17,7 @@ from headimpact.data.images import digest_pixels
 from headimpact.data.manifest import write_manifest
 from headimpact.data.overlap import Pictures, check_pictures
 from headimpact.data.packed import PackedSamples, Packer
-from headimpact.data.problems import LeftOut, told
+from headimpact.data.problems import LeftOut, Noted, noted, told
 from headimpact.data.samples import KeyObject, Sample, object_of_rle
 from headimpact.data.split import least_of, split_in_proportion
 from headimpact.data.writing import write_part
@@ -29,8 +29,8 @@ _NO_OBJECT = "no object is left on them"
 _NO_MASK = "their masks are empty or cover the whole image"
 _SAME_PICTURE = "the same picture as another one"
 _TOO_MANY = "more than the parts take"
-_ONE_PHRASE = "they have the phrase of another object of their image: together they are one"
-ANEW = "image ids start anew in each part: they were numbered anew"
+_ONE_PHRASE = Noted("they have the phrase of another object of their image, and are one with it")
+ANEW = Noted("ids start anew in each part, so they are numbered anew")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,12 @@ class Written:
     Attributes:
         parts: images and objects of each part.
         left_out: what, and why.
+        noted: what was read otherwise than a person may think, as rows of a summary.
     """
 
     parts: dict[str, tuple[int, int]]
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    noted: list[tuple[str, str]] = field(default_factory=list)
 
 
 def write_dataset(
@@ -192,7 +194,7 @@ def _write(folder: Path, parts: Mapping[str, PackedSamples], left_out: LeftOut, 
             write_part(aside, part, samples, lambda sample: other_names.get(sample.id, sample.path.name))
         write_manifest(aside)
     counts = {part: (len(samples), int(samples.object_counts.sum())) for part, samples in parts.items()}
-    return Written(counts, told(left_out))
+    return Written(counts, told(left_out), noted(left_out))
 
 
 def _by_id(parts: Mapping[str, PackedSamples]) -> Iterator[Sample]:

@@ -12,14 +12,14 @@ from headimpact.data.manifest import list_files, manifest_path
 from headimpact.data.overlap import check_ids, check_pictures
 from headimpact.data.own_data import read_own_data
 from headimpact.data.packed import PackedSamples, packed
-from headimpact.data.problems import LeftOut, Problem, Reporter, refuse, told
+from headimpact.data.problems import LeftOut, Noted, Problem, Reporter, noted, refuse, told
 from headimpact.data.samples import Sample
 from headimpact.data.split import least_of
 from headimpact.files import atomic_file, digest_file
 
 Progress = Callable[[Sequence[Sample], str], Iterable[Sample]]
 
-_TURNED = "their EXIF turns them: they are read upright, and their masks must be of the upright image"
+_TURNED = Noted("their EXIF turns them, so they are read upright, and their masks must be of the upright image")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Check:
     Attributes:
         parts: usable images and objects of each part, or of the only COCO JSON.
         problems: all of them, each once.
-        left_out: what is left out, or read otherwise than a person may think, without being wrong.
+        left_out: what is left out without being wrong, and why.
+        noted: what is read otherwise than a person may think, as rows of a summary.
         samples: of each part, as a dataset would be made of them; not compared.
     """
 
@@ -38,6 +39,7 @@ class Check:
     parts: dict[str, tuple[int, int]]
     problems: list[Problem]
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    noted: list[tuple[str, str]] = field(default_factory=list)
     samples: Mapping[str, PackedSamples] = field(default_factory=dict, compare=False)
 
 
@@ -66,7 +68,7 @@ def check(folder: Path, progress: Progress = lambda samples, _: samples) -> Chec
         _check_sizes(folder, samples_of, report)
     parts = {part: (len(samples), int(samples.object_counts.sum())) for part, samples in samples_of.items()}
     images, objects = (sum(count[i] for count in parts.values()) for i in (0, 1))
-    return Check(images, objects, parts, list(problems), told(left_out), samples_of)
+    return Check(images, objects, parts, list(problems), told(left_out), noted(left_out), samples_of)
 
 
 def _check_sizes(folder: Path, samples_of: Mapping[str, PackedSamples], report: Reporter) -> None:

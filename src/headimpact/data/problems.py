@@ -10,13 +10,21 @@ from typing import NoReturn
 from headimpact.errors import InputError
 
 LeftOut = Counter[tuple[str, str]]
-"""How many images or objects (the first word) were left out, or read otherwise than a person may think, by the reason
-(the second)."""
+"""How many images or objects (the first word) were left out, by the reason (the second)."""
+
+
+class Noted(str):
+    """A reason for which nothing is left out, but read otherwise than a person may think."""
 
 
 def told(left_out: LeftOut) -> list[tuple[str, str]]:
-    """What a summary says of it."""
-    return [(f"{count} {what}", why) for (what, why), count in left_out.items() if count]
+    """What a summary says of what was left out."""
+    return [(f"{n} {what}", why) for (what, why), n in left_out.items() if n and not isinstance(why, Noted)]
+
+
+def noted(left_out: LeftOut) -> list[tuple[str, str]]:
+    """What a summary says of what was read otherwise."""
+    return [("noted", f"{n} {what}: {why}") for (what, why), n in left_out.items() if n and isinstance(why, Noted)]
 
 
 @dataclass(frozen=True)

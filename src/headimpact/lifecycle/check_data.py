@@ -53,7 +53,7 @@ def run(folder: Path, report: Path | None = None, console: Console | None = None
     if report is not None:
         write_problems(report, problems)
     counts = [(part, f"{images} images, {objects} objects") for part, (images, objects) in result.parts.items()]
-    rows = [*counts, ("problems", str(len(problems)))]
+    rows = [*counts, *result.noted, ("problems", str(len(problems)))]
     parts = split_as_data_would(result.samples, plan.sizes, plan.seed) if plan and not result.problems else None
     if plan and parts:
         rows += outlook(parts, plan.seed)

@@ -29,7 +29,7 @@ def run(config: Config, job: Job) -> Summary:
     """Write the dataset as COCO JSON in four parts, a contact sheet of it, and histograms."""
     with tracking.run("data") as run_id:
         tracking.log_parameters(_values(config))
-        skipped = _write(config)
+        skipped, noted = _write(config)
         digest = manifest.dataset_digest(layout.DATASET)
         parts = {part: coco.read_part(layout.DATASET, part) for part in coco.PARTS}
         for part, samples in parts.items():
@@ -45,7 +45,7 @@ def run(config: Config, job: Job) -> Summary:
     told = [row for row in outlook(parts, config.seed) if row[0] != "parts"] if is_own(config.dataset) else []
     return Summary(
         f"data {config.dataset}",
-        [*rows, *told, ("digest", digest[:12])],
+        [*rows, *noted, *told, ("digest", digest[:12])],
         skipped=[*skipped, *not_drawn],
         files=[layout.DATASET, layout.DATASET_LOOK],
         run=run_id,
@@ -60,24 +60,28 @@ def _values(config: Config) -> dict:
     return values if is_own(config.dataset) else values | {"min_score": config.min_score}
 
 
-def _write(config: Config) -> list[tuple[str, str]]:
-    """Write the dataset; what was left out, and why."""
+Told = list[tuple[str, str]]
+
+
+def _write(config: Config) -> tuple[Told, Told]:
+    """Write the dataset; what was left out, and why, and what was read otherwise than a person may think."""
     sizes = config.split.model_dump()
     match config.dataset:
         case "scenes":
             sizes = config.scenes.sizes.model_dump()
             write_scenes(layout.DATASET, sizes, config.seed, lambda ids: track(ids, len(ids), "drawing scenes"))
-            return []
+            return [], []
         case "published":
-            return _write_published(config, sizes)
+            return _write_published(config, sizes), []
         case "coco":
             account = segmented.account(layout.OBJECTS, config.min_score)
             samples = segmented.samples(layout.OBJECTS, layout.downloaded_images("coco"), config.min_score)
             written = assembly.write_dataset(layout.DATASET, samples, sizes, config.seed, _read)
             counts = [("images", account.dropped_images), ("objects", account.dropped_objects)]
             dropped = [(f"{n} {what}", why) for what, reasons in counts for why, n in reasons.items()]
-            return [*dropped, *written.left_out]
-    return import_own_data(layout.DATASET, Path(config.dataset), sizes, config.seed, _read).left_out
+            return [*dropped, *written.left_out], []
+    written = import_own_data(layout.DATASET, Path(config.dataset), sizes, config.seed, _read)
+    return written.left_out, written.noted
 
 
 def _write_published(config: Config, sizes: dict[str, int]) -> list[tuple[str, str]]:
