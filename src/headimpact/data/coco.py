@@ -269,7 +269,7 @@ def load_dictionary(path: Path, advice: str, report: Reporter) -> dict[str, Any]
     return content
 
 
-_CROWD = "they are crowds (iscrowd is 1; in an export from CVAT, painted masks: set it to 0 to keep them)"
+_CROWD = "they are crowds (iscrowd is 1; in an export from CVAT, painted masks; headimpact convert keeps them)"
 _BOX = "they have a box and no mask (headimpact convert --boxes makes masks of boxes)"
 
 

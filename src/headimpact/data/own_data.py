@@ -33,7 +33,7 @@ def read_own_data(folder: Path, report: Reporter = refuse, left_out: LeftOut | N
     Raises:
         InputError: it is in no layout that is accepted, or there are no images.
     """
-    files = _annotation_files(folder)
+    files = annotation_files(folder)
     images = images_path(folder)
     if manifest_path(folder).is_file():
         return {name: read_annotations(path, images, report) for name, path in files.items()}
@@ -69,7 +69,7 @@ def _has_parts(files: Mapping[str, object]) -> bool:
     return set(files) == set(PARTS)
 
 
-def _annotation_files(folder: Path) -> dict[str, Path]:
+def annotation_files(folder: Path) -> dict[str, Path]:
     """The annotation files of a folder by name: those of the four parts, or a single one."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder. {_LAYOUTS}")

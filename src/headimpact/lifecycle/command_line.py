@@ -163,6 +163,28 @@ def check_data(
         print_summary(checking.run(folder, report, plan=plan))
 
 
+@app.command(help=COMMANDS["convert"].help)
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of LabelMe, YOLO, a CSV table or a COCO export, unpacked.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make, for `dataset` in params.yaml.")],
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Take the box of an object without a mask for its mask.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make data of one's own from another tool's files."""
+    with _errors_told(debug):
+        from headimpact.data.converting.writing import convert as write_converted
+        from headimpact.lifecycle.summary import Summary, print_summary
+
+        made = write_converted(source, folder, boxes)
+        rows = [("kind", made.kind), ("images", str(made.images)), ("objects", str(made.objects))]
+        if made.boxes:
+            rows.append(("masks", f"{made.boxes} are boxes: attention on what else is in them counts as on the object"))
+        following = f"headimpact check-data {folder}"
+        print_summary(Summary(f"convert {source}", rows, made.left_out, [folder], next=following))
+
+
 def _project() -> Config | None:
     """The values of the project that the working directory is in; None outside of any."""
     try:

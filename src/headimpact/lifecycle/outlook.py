@@ -12,10 +12,10 @@ from headimpact.data.split import split_in_proportion
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import Asked, asked, draw_questions
 
-_WANTED = 0.1  # half width of accuracy's interval: a fifth of all that there is between guessing two options and truth
+_WANTED = 0.1  # half width of accuracy's interval
 _FEW = 10
-"""Images of the impact part: with as many, 2.9 to 3.9 of the top four layers of the embedded bases are those that as many
-other images give (``stability.csv`` of ``examine``, way disjoint, k 4)."""
+"""Images of the impact part: with as many, 2.9 to 3.9 of the top four layers of the embedded bases are those that other
+images give (``stability.csv`` of ``examine``, way disjoint, k 4)."""
 
 
 def split_as_data_would(
