@@ -52,7 +52,8 @@ def option_log_probabilities(
     hidden: Float[Tensor, "batch tokens width"],
     labels: Sequence[Int[Tensor, "options"] | None],
 ) -> Float[Tensor, "questions options"]:
-    """Log-probability of each option label at the place of the answer's label.
+    """Log-probability of each option label at the place of the answer's label; of a question with fewer options than
+    others, minus infinity behind its last.
 
     Args:
         vlm: projects hidden states to logits.
@@ -67,5 +68,5 @@ def option_log_probabilities(
     of_questions = [ids for ids in labels if ids is not None]
     if not of_questions:
         return logits.new_empty(0, 0)
-    options = torch.stack(of_questions).to(hidden.device)
-    return logits.log_softmax(dim=-1).gather(1, options)
+    options = torch.nn.utils.rnn.pad_sequence(of_questions, batch_first=True, padding_value=-1).to(hidden.device)
+    return logits.log_softmax(dim=-1).gather(1, options.clamp(min=0)).masked_fill(options < 0, -torch.inf)

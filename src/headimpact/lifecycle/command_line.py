@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,14 +170,59 @@ def demo(
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],
     report: Annotated[Path | None, typer.Option(help="CSV file for all problems.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of params.yaml that must be able to take it.")] = None,
     debug: Debug = False,
 ) -> None:
     """Check a dataset."""
     with _errors_told(debug):
+        loaded = _project()
+        if model and loaded is None:
+            raise InputError("--model names a model of params.yaml, and there is none here or above.")
         from headimpact.lifecycle import check_data as checking
         from headimpact.lifecycle.summary import print_summary
 
-        print_summary(checking.run(folder, report))
+        plan = checking.Plan(loaded.split.model_dump(), loaded.seed) if loaded else None
+        if loaded and model:
+            from headimpact.vlm import loading
+
+            params.check_model(loaded, model)
+            base = loaded.models[model]
+            with chdir(layout.find_root(Path.cwd())):
+                plan = checking.Plan(
+                    loaded.split.model_dump(), loaded.seed, loading.skeleton(base.source, base.revision)
+                )
+        print_summary(checking.run(folder, report, plan=plan))
+
+
+@app.command(help=COMMANDS["convert"].help)
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of LabelMe, YOLO, a CSV table or a COCO export, unpacked.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make, for `dataset` in params.yaml.")],
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Take the box of an object without a mask for its mask.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make data of one's own from another tool's files."""
+    with _errors_told(debug):
+        from headimpact.data.converting.writing import convert as write_converted
+        from headimpact.lifecycle.summary import Summary, print_summary
+
+        made = write_converted(source, folder, boxes)
+        rows = [("kind", made.kind), ("images", str(made.images)), ("objects", str(made.objects))]
+        if made.boxes:
+            rows.append(("masks", f"{made.boxes} are boxes: attention on what else is in them counts as on the object"))
+        following = f"headimpact check-data {folder}"
+        print_summary(Summary(f"convert {source}", rows, made.left_out, [folder], next=following))
+
+
+def _project() -> Config | None:
+    """The values of the project that the working directory is in; None outside of any."""
+    try:
+        root = layout.find_root(Path.cwd())
+    except InputError:
+        return None
+    return params.load(root / layout.PARAMS)
 
 
 @app.command(help=COMMANDS["write"].help)

@@ -70,6 +70,15 @@ class PartSizes(Section):
     test: int = Field(gt=3, description="images that the results are measured on")
 
 
+class Split(Section):
+    """Images in each part of a dataset that is split, or the shares of all its images."""
+
+    impact: int | float = Field(gt=0, description="images that HI is computed on, or their share (below 1)")
+    train: int | float = Field(gt=0, description="images to fine-tune on, or their share")
+    val: int | float = Field(gt=0, description="images that decide when to stop, or their share")
+    test: int | float = Field(gt=0, description="images that the results are measured on, or their share")
+
+
 class Scenes(Section):
     """The generated dataset."""
 
@@ -254,7 +263,7 @@ class Config(Section):
     grid: Grid
     compute: Compute
     scenes: Scenes
-    split: PartSizes
+    split: Split
     min_score: float = Field(ge=0, le=1, description="published and coco: masks of lower confidence are dropped")
     published: Published
     coco: Coco

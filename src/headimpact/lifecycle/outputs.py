@@ -10,6 +10,7 @@ import pandas as pd
 from headimpact.errors import InputError
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.metrics import COMPARED, METRICS
+from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json, read_json_object
 from headimpact.lifecycle import layout
 from headimpact.report.outputs import ORIGINAL, Missing, Outputs, Pair, TournamentFiles
@@ -63,7 +64,7 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
             *_absent(sources, contents, there),
             *_outdated(contents["results"], contents["objects"]),
             *_of_other_objects(contents["objects"], contents["orders"]),
-            *(_outdated_tournament(tournament) if tournament else ()),
+            *(_outdated_tournament(tournament, contents["results"]) if tournament else ()),
         ),
         **contents,
     )
@@ -152,11 +153,12 @@ def _absent(
 def _outdated(results: Mapping[Pair, Mapping[str, Any]], objects: Mapping[Pair, pd.DataFrame]) -> Iterator[Missing]:
     """Evaluations that were made before there was one of today's metrics."""
     for pair in dict.fromkeys([*results, *objects]):
-        columns, known = objects.get(pair), results.get(pair, {}).get("metrics", {})
+        columns, content = objects.get(pair), results.get(pair, {})
+        known, few_questions = content.get("metrics", {}), QUESTIONS in content
         lacking = [
             name
             for name, metric in METRICS.items()
-            if (pair in results and name not in known)
+            if (pair in results and name not in known and not (metric.asked and few_questions))
             or (columns is not None and not set(metric.columns) <= set(columns))
         ]
         if lacking:
@@ -177,9 +179,11 @@ def _of_other_objects(objects: Mapping[Pair, pd.DataFrame], orders: Mapping[Pair
                 yield Missing(place(*pair), why, _command(step, pair))
 
 
-def _outdated_tournament(tournament: TournamentFiles) -> Iterator[Missing]:
+def _outdated_tournament(tournament: TournamentFiles, results: Mapping[Pair, Mapping[str, Any]]) -> Iterator[Missing]:
     """A tournament that was held before there was one of today's metrics."""
-    if lacking := [name for name in COMPARED if name not in set(tournament.changes["metric"])]:
+    few_questions = any(QUESTIONS in content for content in results.values())
+    compared = [name for name, metric in COMPARED.items() if not (metric.asked and few_questions)]
+    if lacking := [name for name in compared if name not in set(tournament.changes["metric"])]:
         why = f"held before there was {listed(lacking)}"
         yield Missing(layout.tournament_table("changes"), why, "headimpact tournament")
 

@@ -47,10 +47,25 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> Config:
     return config
 
 
+def _check_split(sizes: Mapping[str, int | float], path: Path) -> None:
+    values = sizes.values()
+    are_shares = all(value < 1 for value in values)
+    if are_shares and sum(values) <= 1 + 1e-9:
+        return
+    if are_shares:
+        raise InputError(f"{path}: the shares of split add up to {sum(values):g}, and to 1 at most they must.")
+    if any(isinstance(value, float) or value < 2 for value in values):
+        told = ", ".join(f"{part} {value}" for part, value in sizes.items())
+        raise InputError(
+            f"{path}: split is {told}. Give four whole numbers of images, each from 2, or four shares, each below 1."
+        )
+
+
 def _check_names(config: Config, path: Path) -> None:
     """Models and setups that are named elsewhere exist; the grid's are those that the DVC graph can hold."""
     check_model(config, config.model, f"{path}: model")
     _check_dataset(config.dataset, path)
+    _check_split(config.split.model_dump(), path)
     for setup in (config.setup, *config.grid.setups):
         _check_setup(setup, path)
     _check_tournament(config.tournament, path)

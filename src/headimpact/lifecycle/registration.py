@@ -8,6 +8,7 @@ import pandas as pd
 from headimpact.adapters.lora import HEADER
 from headimpact.evaluation import metrics
 from headimpact.evaluation.beside_original import same_objects
+from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -71,6 +72,7 @@ def description(header: Mapping[str, Any], results: Mapping[str, Any], changes: 
             "|---|---|---|",
             *rows,
             "",
+            *([f"Questions: {results[QUESTIONS]['told']}.", ""] if QUESTIONS in results else []),
             "Input: `image` (base64 or data URI; PNG, JPEG or WebP) and `prompt`. Output: `text`.",
         ]
     )

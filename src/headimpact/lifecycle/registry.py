@@ -321,7 +321,10 @@ COMMANDS = {
         "Register the adapters of a model that are trained and evaluated, or bring their versions up to date."
     ),
     "demo": Command("Open a page on which the original and the adapters of a model answer side by side."),
-    "check-data": Command("Check every record and image of a dataset, and tell everything that is wrong."),
+    "check-data": Command(
+        "Check every record and image of a dataset: what is wrong, and what it will and will not measure."
+    ),
+    "convert": Command("Make data of your own from the files of LabelMe, YOLO, a CSV table or a COCO export."),
     "write": Command("Write the files that follow from the registry of steps and from the code; for who edits these."),
 }
 """Every command that is no step, by name."""

@@ -24,6 +24,7 @@ from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[re
 from mlflow.entities import Metric, Param, Run
 
 from headimpact.errors import InputError
+from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle.garbage import nothing_collected
 from headimpact.selection.grammar import alias
@@ -220,9 +221,12 @@ def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference
     """Log the content of results.json as final metrics.
 
     ``test/<metric>``, with ``/se``, ``/difference`` against the original and its ``/low``, ``/high`` and
-    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters.
+    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters;
+    ``test/chance``, the accuracy of guessing, where some question has fewer than four options.
     """
     values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
+    if (chance := results.get(QUESTIONS, {}).get("chance")) is not None:
+        values["test/chance"] = chance
     for metric, estimate in results["metrics"].items():
         values |= {f"test/{metric}": estimate["value"], f"test/{metric}/se": estimate["se"]}
     for metric, difference in differences.items():

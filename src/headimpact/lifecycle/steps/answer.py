@@ -9,7 +9,7 @@ from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine
 from headimpact.evaluation import answers, beside_original, orders
 from headimpact.evaluation.beside_original import Answers
-from headimpact.evaluation.questions import Question, draw_questions
+from headimpact.evaluation.questions import Asked, Question, asked, draw_questions
 from headimpact.files import atomic_folder, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -17,6 +17,7 @@ from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, read_part
 from headimpact.lifecycle.steps.results import figures, missing, rows, share_done
+from headimpact.lifecycle.steps.results import questions as told_questions
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import launched
 from headimpact.report import gallery
@@ -37,8 +38,8 @@ def run(config: Config, job: Job) -> Summary:
         values = {"model": job.model, "setup": job.setup, "dataset": config.dataset, "seed": config.seed}
         tracking.log_parameters(values | {"answer": config.answer.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
-        answered, pictured = _answer(config, job)
-        results = _results(job, answered)
+        answered, pictured, asked = _answer(config, job)
+        results = _results(job, answered, asked)
         _write(job, answered, results)
         if original and not beside_original.comparable(answered, original):
             original = None  # of another dataset: ``dvc repro`` may come to a setup first
@@ -47,15 +48,16 @@ def run(config: Config, job: Job) -> Summary:
     return _summary(job, results, differences, run_id)
 
 
-def _answer(config: Config, job: Job) -> tuple[Answers, list[Sample]]:
-    """The answers, and the images of those in the model's own words."""
+def _answer(config: Config, job: Job) -> tuple[Answers, list[Sample], Asked]:
+    """The answers, the images of those in the model's own words, and what could be asked."""
     engine = load_engine(config, job)
     load_adapter(engine, job)
-    samples = read_part("test")
+    samples = read_part("test", engine)
     questions = draw_questions(samples, config.seed)
-    asked = draw_images(samples, config.answer.images, config.seed)
+    images = draw_images(samples, config.answer.images, config.seed)
     pictured = draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
-    return Answers(_ask(job, engine, asked, questions), _generate(config, job, engine, pictured)), pictured
+    answered = Answers(_ask(job, engine, images, questions), _generate(config, job, engine, pictured))
+    return answered, pictured, asked(images, questions)
 
 
 def _read_original(job: Job) -> Answers | None:
@@ -68,10 +70,9 @@ def _read_original(job: Job) -> Answers | None:
 
 def _ask(job: Job, engine: Engine, samples: Sequence[Sample], questions: Mapping[int, Question]) -> pd.DataFrame:
     name = f"{job.model} {job.setup}"
-    log_probs = orders.ask_in_orders(
+    return orders.answer_questions(
         engine, samples, questions, watch=lambda items, total, what: track(items, total, f"{what}: {name}")
     )
-    return orders.table(samples, questions, log_probs)
 
 
 def _generate(config: Config, job: Job, engine: Engine, samples: Sequence[Sample]) -> pd.DataFrame:
@@ -85,11 +86,12 @@ def _generate(config: Config, job: Job, engine: Engine, samples: Sequence[Sample
     return generated.join(answers.reference_log_prob(engine, samples), on="object_id")
 
 
-def _results(job: Job, answered: Answers) -> dict[str, Any]:
+def _results(job: Job, answered: Answers, asked: Asked) -> dict[str, Any]:
     return {
         "model": job.model,
         "setup": job.setup,
         "metrics": figures(beside_original.estimates(answered)),
+        **told_questions(asked),
     }
 
 

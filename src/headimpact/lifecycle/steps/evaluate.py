@@ -9,6 +9,7 @@ import pandas as pd
 from headimpact.adapters import lora
 from headimpact.evaluation import metrics
 from headimpact.evaluation.objects import evaluate
+from headimpact.evaluation.questions import asked, draw_questions
 from headimpact.files import atomic_folder, digest_file, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -16,7 +17,7 @@ from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.proposal import next_command
 from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
-from headimpact.lifecycle.steps.results import figures, flat, missing, rows, share_done
+from headimpact.lifecycle.steps.results import figures, flat, missing, questions, rows, share_done
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import launched
 from headimpact.selection.grammar import alias
@@ -53,9 +54,10 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], s
     header = load_adapter(engine, job) or {"layers": [], "trainable": 0}
     layers, trainable = header["layers"], header["trainable"]
     total = lora.count_parameters(vlm.model).total
+    samples = read_part("test", engine)
     objects = evaluate(
         engine,
-        read_part("test"),
+        samples,
         config.seed,
         lambda items, count, what: track(items, count, f"{what} {job.model} {job.setup}"),
     )
@@ -65,6 +67,7 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], s
         "layers": layers,
         "parameters": {"total": total, "trainable": trainable, "percent": 100 * trainable / total},
         "metrics": figures(metrics.estimates(objects)),
+        **questions(asked(samples, draw_questions(samples, config.seed))),
     }
     return objects, results, engine.kept
 

@@ -86,7 +86,7 @@ def _train(
     }
     train = TrainSettings(**config.train.model_dump())
     fingerprint = cell.training_fingerprint(vlm, chosen, settings, train, header)
-    data = cell.TrainingData(read_part("train"), read_part("val"))
+    data = cell.TrainingData(read_part("train", engine), read_part("val", engine))
     state = layout.training_state(job.model, job.setup)
     peft_model, rows = cell.train_adapter(
         engine,
