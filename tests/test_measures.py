@@ -93,10 +93,10 @@ def naive_phrase(vlm: Vlm, encoded, tokens, layer: int | None) -> float:
 
 
 def test_knockout_equals_a_mask_made_by_hand(vlm, samples):
-    found = knockout(vlm, samples[:3])
-    assert found.shape == (sum(len(sample.objects) for sample in samples[:3]), vlm.layers)
+    found = knockout(vlm, samples[:2])
+    assert found.shape == (sum(len(sample.objects) for sample in samples[:2]), vlm.layers)
     assert (np.abs(found).max(axis=0) > 1e-3).all()
-    for row, (encoded, tokens) in zip(found, objects(vlm, samples[:3]), strict=True):
+    for row, (encoded, tokens) in zip(found, objects(vlm, samples[:2]), strict=True):
         whole = naive_phrase(vlm, encoded, tokens, None)
         for layer in (0, 5, vlm.layers - 1):
             assert row[layer] == pytest.approx(whole - naive_phrase(vlm, encoded, tokens, layer), abs=1e-4)
@@ -303,11 +303,9 @@ def scored(base: Vlm, samples: list[Sample]) -> Impact:
     return impact
 
 
-@pytest.mark.parametrize(("name", "layer"), [("tiny-paligemma2", 4), ("tiny-qwen2-vl", 9)])
-def test_a_planted_layer_is_found_by_what_is_measured_and_not_by_position(
-    name, layer, samples, project_root: Path, monkeypatch
-):
-    base = loading.load(str(project_root / "models/bases" / name), device="cpu", dtype="float32")
+def test_a_planted_layer_is_found_by_what_is_measured_and_not_by_position(samples, project_root: Path, monkeypatch):
+    layer = 9
+    base = loading.load(str(project_root / "models/bases/tiny-qwen2-vl"), device="cpu", dtype="float32")
     plant(base, layer, samples, monkeypatch)
     found = measures.measure(engine_of(base), samples, TARGETS)
     impact = scored(base, samples)
