@@ -316,7 +316,7 @@ COMMANDS = {
         "Tell what a model and its setups would cost, from its config alone: nothing heavy is fetched.", True
     ),
     "look": Command(
-        "Show where every head looks on images of the dataset or on any picture, original beside adapter: an HTML page.",
+        "Show where every head looks on images of the dataset or on any picture, original beside adapter: one page.",
         True,
         values=("compute.dtype", *_ENGINE),
     ),
