@@ -83,7 +83,7 @@ class ObjectMaps:
     Attributes:
         maps: of the axes ``phrases layers heads``: the whole phrase and then each of its tokens, where they were asked
             for; behind the heads the mean of all heads of the layer.
-        top: the mean of the top heads, of the whole phrase.
+        top: one map, the mean of the top heads, of the whole phrase.
     """
 
     maps: Maps
@@ -205,7 +205,7 @@ def look(
     at = tuple(np.array(top).T)
     objects = [
         [
-            ObjectMaps(maps, make_small(rows[at].mean(0), words.mask, in_place(subject.grid)))
+            ObjectMaps(maps, make_small(rows[at].mean(0, keepdim=True), words.mask, in_place(subject.grid)))
             for words, (maps, rows) in zip(subject.words, of_image, strict=True)
         ]
         for subject, of_image in zip(subjects, found, strict=True)

@@ -65,7 +65,7 @@ class Asked:
 def run(config: Config, job: Job, asked: Asked) -> Summary:
     """Write the page of a model and a setup, and log it."""
     with tracking.run("look", job.model, job.setup) as run_id:
-        engine = _load_engine(config, job)
+        engine = _load_engine(config, job, asked.picture is None)
         base = {"model": job.model, "setup": job.setup, "source": engine.vlm.source, "revision": engine.vlm.revision}
         tracking.log_parameters(base | {"images": asked.images} if asked.picture is None else base)
         load_adapter(engine, job)
@@ -85,7 +85,7 @@ def run(config: Config, job: Job, asked: Asked) -> Summary:
     return _tell(job, looked, path, run_id)
 
 
-def _load_engine(config: Config, job: Job) -> Engine:
+def _load_engine(config: Config, job: Job, of_dataset: bool) -> Engine:
     """The base, as ``identify`` found it; there need not be a dataset.
 
     Raises:
@@ -100,7 +100,8 @@ def _load_engine(config: Config, job: Job) -> Engine:
             f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
             f"or go on with the new ones: headimpact identify --model {job.model}"
         )
-    return engine_of(engine_settings(config), base)
+    # On disk, what is kept of an image is known by its file, which a picture in memory has none of.
+    return engine_of(engine_settings(config), base) if of_dataset else Engine(base, engine_settings(config))
 
 
 def _dataset(config: Config, job: Job, engine: Engine, images: int) -> tuple[Looked, list[tuple[str, str]]]:

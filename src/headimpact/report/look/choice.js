@@ -11,7 +11,13 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-const told = (number, digits = 3) => (Number.isFinite(number) ? number.toFixed(digits) : "none");
+// Three digits, the last of a tie even, as in Python's tables.
+function told(number) {
+  if (!Number.isFinite(number)) return "none";
+  const low = Math.floor(1000 * number);
+  return (1000 * number - low === 0.5 && low % 2 === 0 ? low / 1000 : number).toFixed(3);
+}
+
 const percent = (number) => (Number.isFinite(number) ? `${(100 * number).toPrecision(2)} %` : "none");
 const oneLine = (text) => text.replace(/\s+/g, " ").trim() || "␣";
 
