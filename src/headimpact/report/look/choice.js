@@ -18,7 +18,7 @@ function told(number) {
   return (1000 * number - low === 0.5 && low % 2 === 0 ? low / 1000 : number).toFixed(3);
 }
 
-const percent = (number) => (Number.isFinite(number) ? `${(100 * number).toPrecision(2)} %` : "none");
+const percent = (number) => (Number.isFinite(number) ? `${Number((100 * number).toPrecision(2))} %` : "none");
 const oneLine = (text) => text.replace(/\s+/g, " ").trim() || "␣";
 
 // Radio buttons in the box of a fieldset; the browser has the keys.
@@ -48,9 +48,9 @@ function showWithin(box, element) {
 }
 
 function buildHeat(grid, choose) {
-  grid.style.setProperty("--heads", HEADS);
+  document.documentElement.style.setProperty("--heads", HEADS);
   const head = (text) => make("span", { role: "columnheader" }, text);
-  const top = [head(""), head("all"), ...Array.from({ length: HEADS }, (_, index) => head(String(index)))];
+  const top = [head(""), head("all"), ...Array.from({ length: HEADS }, (_, index) => head(HEADS > 16 && index % 2 ? "" : String(index)))];
   grid.append(make("div", { role: "row", class: "heat-row" }, ...top));
   for (let layer = 0; layer < LAYERS; layer += 1) {
     const row = make("div", { role: "row", class: "heat-row" }, make("span", { role: "rowheader" }, String(layer)));
@@ -85,7 +85,8 @@ function buildHeat(grid, choose) {
     if (!next) return;
     event.preventDefault();
     const target = rows[next[0]][next[1]];
-    target.focus();
+    target.focus({ preventScroll: true });
+    showWithin(grid.parentElement, target);
     chosen(target);
   });
 }

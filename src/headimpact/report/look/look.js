@@ -23,6 +23,7 @@ const toldScore = (value) => (DATA.masked ? told(value) : percent(value));
 function change(what) {
   Object.assign(state, what);
   if (state.choice.kind === "top") state.piece = 0;
+  writeAddress();
   render();
 }
 
@@ -54,7 +55,7 @@ function renderHeat() {
   const name = { hi: "HI", iou: "IoU", share: "attention on the image" }[state.measure];
   const what = difference
     ? { low: -most, high: most, stops: BOTH_WAYS, name: `difference in ${name}` }
-    : { low: 0, high: most, stops: COOL, name };
+    : { low: state.measure === "share" ? Math.min(...all.filter(Number.isFinite)) : 0, high: most, stops: COOL, name };
   paintHeat(PAGE.heat, values, what, state.choice);
   const ends = [what.low, what.high].map((end) => (end ? `${end > 0 && difference ? "+" : ""}${told(end)}` : "0"));
   const note = HEADS <= 12 ? [make("span", { class: "unit" }, "cells: hundredths")] : [];
@@ -68,9 +69,9 @@ function renderQuick() {
     return make("button", { type: "button", "aria-pressed": pressed, onclick: choose }, text);
   };
   const focused = [...PAGE.quick.children].indexOf(document.activeElement);
-  const by = DATA.masked ? "HI" : "attention on the image";
+  const best = DATA.masked ? "Best by HI" : "Most on the image";
   PAGE.quick.replaceChildren(
-    button({ kind: "head", layer: TOP_LAYER, head: TOP_HEAD }, `Best by ${by}: layer ${TOP_LAYER}, head ${TOP_HEAD}`),
+    button({ kind: "head", layer: TOP_LAYER, head: TOP_HEAD }, `${best}: layer ${TOP_LAYER}, head ${TOP_HEAD}`),
     button({ kind: "layer", layer: state.choice.layer, head: 0 }, `All heads of layer ${state.choice.layer}`),
     button({ kind: "top", layer: TOP_LAYER, head: TOP_HEAD }, `Top ${DATA.top.length} heads together`),
   );
@@ -159,6 +160,19 @@ function renderPanels(loaded) {
 
 // ---- rows of small pictures
 
+// Small pictures are drawn when they come near the window: until then, other images are not even read.
+const drawing = new WeakMap();
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      drawing.get(target)();
+    }
+  },
+  { rootMargin: "300px" },
+);
+
 // what: {number, object, choice, piece, variant, text, pick}
 function tile(what, current) {
   const canvas = make("canvas", { "aria-hidden": "true" });
@@ -168,11 +182,13 @@ function tile(what, current) {
   const button = make("button", attributes, canvas, ...texts);
   const image = DATA.images[what.number];
   canvas.style.aspectRatio = `${image.width} / ${image.height}`;
-  load(what.number).then((loaded) => {
+  drawing.set(canvas, async () => {
+    const loaded = await load(what.number);
     const map = mapOf(loaded, what.variant, what.object, what.choice, what.piece);
     const plane = Math.min(state.plane, image.planes.length - 1);
     draw(canvas, { image, loaded, object: what.object, plane, map, brightest: map.scale, bits: false }, 200);
   });
+  near.observe(canvas);
   return button;
 }
 
@@ -234,6 +250,35 @@ function renderExtremes() {
 
 // ---- all of it
 
+// What is chosen stands behind the # of the address, so that a link leads to it.
+const WRITTEN = ["image", "object", "piece"];
+
+function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const number = (name, count) => {
+    const value = Number(given.get(name));
+    return Number.isInteger(value) && value >= 0 && value < count ? value : 0;
+  };
+  state.image = number("image", DATA.images.length);
+  const { objects: ofImage } = DATA.images[state.image];
+  state.object = number("object", ofImage.length);
+  if (DATA.pieces) state.piece = number("piece", ofImage[state.object].pieces.length + 1);
+  const layer = number("layer", LAYERS);
+  if (given.has("head")) state.choice = { kind: "head", layer, head: number("head", HEADS) };
+  else if (given.has("layer")) state.choice = { kind: "layer", layer, head: 0 };
+}
+
+function writeAddress() {
+  const { kind, layer, head } = state.choice;
+  const chosen = { head: { layer, head }, layer: { layer }, top: {} }[kind];
+  const parts = [...WRITTEN.map((name) => [name, state[name]]), ...Object.entries(chosen)];
+  try {
+    history.replaceState(null, "", `#${new URLSearchParams(parts)}`);
+  } catch {
+    // A page within a page (a notebook's) has no address of its own.
+  }
+}
+
 async function render() {
   renderHeat();
   renderQuick();
@@ -265,4 +310,9 @@ const kinds = DATA.variants.map(({ name }, index) => [index, name]);
 if (BESIDE) kinds.push([DATA.variants.length, `${DATA.variants[1].name} minus ${DATA.variants[0].name}`]);
 options(PAGE.of, kinds, (of) => change({ of: Number(of) }));
 PAGE["of-label"].hidden = !BESIDE;
+readAddress();
+addEventListener("hashchange", () => {
+  readAddress();
+  render();
+});
 render();

@@ -8,7 +8,9 @@ const CELLS = LAYERS * (HEADS + 1);
 
 function bytesOf(base64) {
   const text = atob(base64);
-  return Uint8Array.from({ length: text.length }, (_, index) => text.charCodeAt(index));
+  const bytes = new Uint8Array(text.length);
+  for (let index = 0; index < text.length; index += 1) bytes[index] = text.charCodeAt(index);
+  return bytes;
 }
 
 const floatsOf = (base64) => new Float32Array(bytesOf(base64).buffer);
