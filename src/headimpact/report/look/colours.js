@@ -99,36 +99,43 @@ function paintOutline(context, outline, [width, height]) {
   const path = new Path2D();
   path.addPath(new Path2D(outline.path), new DOMMatrix().scale(width / outline.width, height / outline.height));
   context.lineCap = "square";
-  const fine = Math.max(width, height) > 400 ? 1 : 0.6;
-  for (const [colour, line] of [["rgba(0,0,0,.75)", 5], [OUTLINE, 2.5]]) {
+  const fine = devicePixelRatio * (Math.max(width, height) > 160 * devicePixelRatio ? 1 : 0.7);
+  for (const [colour, line] of [["rgba(0,0,0,.75)", 3.5], [OUTLINE, 1.75]]) {
     context.strokeStyle = colour;
     context.lineWidth = line * fine;
     context.stroke(path);
   }
 }
 
-function sized(canvas, image, longest) {
-  const scale = longest / Math.max(image.width, image.height);
+// As many pixels as the screen has where the canvas is shown: scaled by the browser, fine lines would break up.
+function sized(canvas, image) {
+  const scale = (Math.max(canvas.clientWidth, 40) * devicePixelRatio) / image.width;
   [canvas.width, canvas.height] = [image.width, image.height].map((side) => Math.max(1, Math.round(side * scale)));
   return [canvas.width, canvas.height];
 }
 
-function drawPicture(canvas, image, loaded, object, longest) {
-  const size = sized(canvas, image, longest);
+// The shape of the image, as wide as there is room, and no higher than that; in CSS.
+function shape(canvas, image, highest) {
+  canvas.style.aspectRatio = `${image.width} / ${image.height}`;
+  canvas.style.width = `min(100%, calc(${highest} * ${image.width / image.height}))`;
+}
+
+function drawPicture(canvas, image, loaded, object) {
+  const size = sized(canvas, image);
   const context = canvas.getContext("2d");
   context.drawImage(loaded.element, 0, 0, ...size);
   if (loaded.masks[object]) paintOutline(context, image.objects[object].outline, size);
 }
 
-// what: {image, loaded, object, plane, map, brightest, bits}
-function draw(canvas, what, longest) {
+// what: {image, loaded, object, plane, map, brightest, bits, lines}
+function draw(canvas, what) {
   const { image, loaded, object, plane, map } = what;
-  const size = sized(canvas, image, longest);
+  const size = sized(canvas, image);
   const context = canvas.getContext("2d");
   ground(context, loaded.element, ...size);
   const mask = loaded.masks[object];
   if (what.bits) paintBits(context, image, plane, map, mask, size);
   else paintAttention(context, image, plane, map, what.brightest, size);
-  if (longest > 400) paintGrid(context, image, plane, size);
+  if (what.lines) paintGrid(context, image, plane, size);
   if (mask) paintOutline(context, image.objects[object].outline, size);
 }

@@ -90,7 +90,14 @@ function renderChoices() {
   PAGE.pieces.disabled = state.choice.kind === "top";
   const film = DATA.images.map((one, index) => ({
     name: `image ${one.id}`,
-    content: make("img", { src: one.picture, alt: `image ${one.id}`, loading: "lazy", decoding: "async" }),
+    content: make("img", {
+      src: one.picture,
+      alt: `image ${one.id}`,
+      width: one.width,
+      height: one.height,
+      loading: "lazy",
+      decoding: "async",
+    }),
   }));
   PAGE.images.hidden = DATA.images.length < 2;
   radios(PAGE.images, film, state.image, (number) => change({ image: number, object: 0, piece: 0 }));
@@ -117,23 +124,31 @@ function panel(loaded, variant, map, plane, brightest, bits) {
   const kind = bits ? "binarised" : "attention";
   const where = image.planes.length > 1 ? `${name}, ${rows.length} x ${cols.length} tokens` : `${rows.length} x ${cols.length} tokens`;
   canvas.setAttribute("aria-label", `${variant.name}, ${nameOf(state.choice)}, ${kind}, ${where}`);
-  draw(canvas, { image, loaded, object: state.object, plane, map, brightest, bits }, 720);
-  return make("figure", {}, canvas, make("figcaption", {}, `${capital(kind)}: ${where}`));
+  shape(canvas, image, "75vh");
+  const what = { image, loaded, object: state.object, plane, map, brightest, bits, lines: true };
+  const figure = make("figure", {}, canvas, make("figcaption", {}, `${capital(kind)}: ${where}`));
+  return { figure, draw: () => draw(canvas, what) };
 }
 
 function renderPanels(loaded) {
   const image = DATA.images[state.image];
   const { phrase } = image.objects[state.object];
-  drawPicture(PAGE.picture, image, loaded, state.object, 480);
+  shape(PAGE.picture, image, "12rem");
+  drawPicture(PAGE.picture, image, loaded, state.object);
   PAGE.picture.setAttribute("aria-label", `image ${image.id}${DATA.masked ? `, outlined: ${oneLine(phrase)}` : ""}`);
   const maps = DATA.variants.map((_, index) => mapOf(loaded, index, state.object, state.choice, state.piece));
   const brightest = Math.max(...maps.map((map) => map.scale));
+  const drawings = [];
   const blocks = DATA.variants.map((variant, index) => {
     const map = maps[index];
     const mask = loaded.masks[state.object];
     const figures = [];
     for (const bits of DATA.masked ? [false, true] : [false]) {
-      image.planes.forEach((_, plane) => figures.push(panel(loaded, variant, map, plane, brightest, bits)));
+      image.planes.forEach((_, plane) => {
+        const { figure, draw: later } = panel(loaded, variant, map, plane, brightest, bits);
+        figures.push(figure);
+        drawings.push(later);
+      });
     }
     const iou = make("strong", { class: "iou", "data-iou": map.iou }, told(map.iou));
     const facts = mask ? ["IoU ", iou, ` (${countsOf(map, mask, image.tokens)}), `] : [];
@@ -143,6 +158,7 @@ function renderPanels(loaded) {
   });
   PAGE.panels.replaceChildren(...blocks);
   PAGE.panels.className = BESIDE && image.planes.length > 1 ? "stacked" : "";
+  for (const later of drawings) later(); // now that there is a width
   PAGE["map-legend"].replaceChildren(
     make("span", {}, ...bar(WARM, "0", percent(brightest), lifted)),
     make("span", { class: "unit" }, "of the attention, a token"),
@@ -181,12 +197,12 @@ function tile(what, current) {
   if (current) attributes["aria-current"] = "true";
   const button = make("button", attributes, canvas, ...texts);
   const image = DATA.images[what.number];
-  canvas.style.aspectRatio = `${image.width} / ${image.height}`;
+  shape(canvas, image, "9rem");
   drawing.set(canvas, async () => {
     const loaded = await load(what.number);
     const map = mapOf(loaded, what.variant, what.object, what.choice, what.piece);
     const plane = Math.min(state.plane, image.planes.length - 1);
-    draw(canvas, { image, loaded, object: what.object, plane, map, brightest: map.scale, bits: false }, 200);
+    draw(canvas, { image, loaded, object: what.object, plane, map, brightest: map.scale, bits: false, lines: false });
   });
   near.observe(canvas);
   return button;
@@ -310,6 +326,14 @@ const kinds = DATA.variants.map(({ name }, index) => [index, name]);
 if (BESIDE) kinds.push([DATA.variants.length, `${DATA.variants[1].name} minus ${DATA.variants[0].name}`]);
 options(PAGE.of, kinds, (of) => change({ of: Number(of) }));
 PAGE["of-label"].hidden = !BESIDE;
+let resized = 0;
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (width === innerWidth) return; // a phone's address bar comes and goes
+  width = innerWidth;
+  clearTimeout(resized);
+  resized = setTimeout(render, 150);
+});
 readAddress();
 addEventListener("hashchange", () => {
   readAddress();
