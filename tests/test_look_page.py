@@ -105,9 +105,15 @@ def test_objects_tokens_and_images_are_chosen_by_keys(
     assert best == f"{impact.iou[:, 3, 2].max():.3f}"
 
 
-def test_it_fits_a_phone(browser: "Browser", scored: tuple[Impact, Path]) -> None:
-    with opened(browser, scored[1], width=400) as look:
-        look.page.wait_for_selector("body[data-shown]")
+def test_it_fits_a_phone_and_a_link_leads_to_what_was_chosen(
+    browser: "Browser", scored: tuple[Impact, Path], samples: list[Sample]
+) -> None:
+    with opened(browser, f"{scored[1].as_uri()}#image=1&object=0&layer=2&head=99", width=400) as look:
+        shows(look, f"Layer 2, head 0, reading “{samples[1].objects[0].phrase}”")
+        assert look.page.evaluate("location.hash") == "#image=1&object=0&layer=2&head=99"
+        look.page.locator('[data-layer="1"][data-head="6"]').click()
+        shows(look, f"Layer 1, reading “{samples[1].objects[0].phrase}”")
+        assert look.page.evaluate("location.hash") == "#image=1&object=0&piece=0&layer=1"
         assert look.overflow == 0
         assert look.page.locator(".variant h3").all_text_contents()[1].startswith("adapter")
         look.page.locator("#of").select_option(label="adapter minus original")

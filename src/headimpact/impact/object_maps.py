@@ -265,7 +265,8 @@ def quantise(
 
 def mean_scores(maps: Sequence[Maps], by_impact: bool) -> Float64[np.ndarray, "layers _"]:
     """Mean IoU (else share of attention on the image) of whole phrases: of heads, Head Impact (eq. 2)."""
-    return np.mean([(of_one.iou if by_impact else of_one.share)[0] for of_one in maps], 0, dtype=np.float64)
+    scores = np.stack([(of_one.iou if by_impact else of_one.share)[0] for of_one in maps])
+    return scores.mean(0, dtype=np.float64)
 
 
 def _top(maps: Sequence[Maps], by_impact: bool) -> list[tuple[int, int]]:
