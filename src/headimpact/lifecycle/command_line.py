@@ -59,8 +59,8 @@ class ValuesCommand(TyperCommand):
         parameters, prefix, title = documentation(), "", "which it takes as they are there:"
         if self.name in ("advise", "plan", "rehearse"):
             prefix, title = "--", "that can be tried, as in --train.batch_images 2:"
-        elif self.name in STEPS:
-            parameters, prefix = values.overridable(self.name), "--"
+        elif self.name in STEPS or COMMANDS[str(self.name)].values:
+            parameters, prefix = values.overridable(str(self.name)), "--"
             title = f"that can be given for this run alone, as --{parameters[0].key}:" if parameters else ""
         if title:
             formatter.write(f"\nValues of params.yaml {title}\n")
@@ -123,6 +123,39 @@ def advise(given: Values = None, model: Model = None, debug: Debug = False) -> N
         from headimpact.lifecycle.summary import print_summary
 
         print_summary(step.run(loaded, job))
+
+
+@app.command(help=COMMANDS["look"].help, cls=ValuesCommand, context_settings=UNKNOWN)
+def look(
+    given: Values = None,
+    model: Model = None,
+    setup: Annotated[str, typer.Option(help="Shown beside the original; made first where it is missing.")] = "original",
+    images: Annotated[int, typer.Option(min=1, help="Images of the dataset, where no --image is given.")] = 24,
+    image: Annotated[Path | None, typer.Option(help="Any picture, with --phrase or --question.")] = None,
+    phrase: Annotated[
+        list[str] | None, typer.Option(help="What to look for in it; can be given several times.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="A question about it, which the model answers itself.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show where every head looks."""
+    picture = image.absolute() if image else None  # before the working directory becomes the project's root
+    with _errors_told(debug):
+        plain, loaded = _load("look", given)
+        if model and model not in loaded.models:
+            model = _entered(loaded, model)
+            plain, loaded = _load("look", given)
+        job = Job(model or loaded.model, setup)
+        from headimpact.lifecycle import pipeline
+
+        pipeline.check_processes("look")
+        from headimpact.lifecycle.steps import look as step
+        from headimpact.lifecycle.summary import print_summary
+
+        asked = step.Asked(images, picture, phrase or (), question)
+        asked.check()
+        with pipeline.provided(*asked.reads(job), plain, _functions(plain)):
+            print_summary(step.run(loaded, job, asked))
 
 
 @app.command(help=COMMANDS["rehearse"].help, cls=ValuesCommand, context_settings=UNKNOWN)
@@ -246,22 +279,28 @@ def _run(step: str, arguments: list[str] | None, model: str | None, setup: str |
             plain, loaded = _load(step, arguments)
         job = Job(model or loaded.model, setup or loaded.setup)
         from headimpact.lifecycle import pipeline
-        from headimpact.lifecycle.steps.sources import nothing_to_do
         from headimpact.lifecycle.summary import print_summary
 
-        def function(name: str) -> pipeline.Function:
-            if not STEPS[name].needed_for(loaded.dataset):
-                return lambda config, job: nothing_to_do(name, config)
-            with nothing_collected():  # until the step begins
-                run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
-            gc.freeze()
-            gc.enable()
-            return run
-
-        summaries = pipeline.run(step, loaded, job, loaded != plain, function)
+        summaries = pipeline.run(step, loaded, job, loaded != plain, _functions(loaded))
         processes.leave()
         for summary in summaries:
             print_summary(summary)
+
+
+def _functions(config: Config) -> Callable[[str], Callable[[Config, Job], Any]]:
+    """Gives the function of a step, which is imported then."""
+    from headimpact.lifecycle.steps.sources import nothing_to_do
+
+    def function(name: str) -> Callable[[Config, Job], Any]:
+        if not STEPS[name].needed_for(config.dataset):
+            return lambda config, job: nothing_to_do(name, config)
+        with nothing_collected():  # until the step begins
+            run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
+        gc.freeze()
+        gc.enable()
+        return run
+
+    return function
 
 
 def _entered(config: Config, model: str) -> str:

@@ -30,6 +30,8 @@ FINETUNED = Path("outputs/finetune")
 EVALUATIONS = Path("outputs/evaluation")
 ANSWERS = Path("outputs/answers")
 REHEARSALS = Path("outputs/rehearsal")
+LOOKS = Path("outputs/look")
+"""Pages to look at; no outputs."""
 SPEED = Path("benchmarks/speed.json")
 """What the benchmark of speed measured."""
 FROZEN = Path("outputs/frozen")
@@ -160,6 +162,11 @@ def metrics(model: str, setup: str) -> Path:
 def evaluated_objects(model: str, setup: str) -> Path:
     """The results of every test object."""
     return evaluation(model, setup) / "objects.parquet"
+
+
+def look_page(model: str, setup: str, picture: str = "") -> Path:
+    """Where the heads of a model look, on images of the dataset or on a picture of this name; not an output."""
+    return LOOKS / model / f"{'-'.join(part for part in (alias(setup), picture) if part)}.html"
 
 
 def rehearsal(model: str, device: str) -> Path:

@@ -77,6 +77,32 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
     return summaries
 
 
+@contextmanager
+def provided(
+    reader: Work, steps: Collection[str], config: Config, function: Callable[[str], Function]
+) -> Iterator[None]:
+    """For a command that is no step, and reads what the step ``reader`` reads of some ``steps``: make what of it is
+    missing or stale, and hold DVC's locks on it within the block.
+
+    Args:
+        reader: a step, and what it would work on.
+        steps: those that write what is read.
+        config: the values of params.yaml.
+        function: gives the function of a step.
+
+    Raises:
+        InputError: as for :func:`run`.
+    """
+    check_job(reader[0], config, reader[1])
+    code.refresh(config)
+    works = [above for above in jobs.upstream(reader, config) if above[0] in steps]
+    with graph.opened():
+        jobs.enter(works, config)
+        build(reader, works, config, function)
+    with graph.locked([jobs.output(work) for work in works], []):
+        yield
+
+
 def _build_before(after: Work, config: Config, function: Callable[[str], Function]) -> None:
     """Build what the step that follows shows its result beside."""
     jobs.enter([after], config)

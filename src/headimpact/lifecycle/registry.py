@@ -300,10 +300,12 @@ class Command:
     Attributes:
         help: what it does, in a sentence.
         entry_point: MLflow can run it, too.
+        values: values of params.yaml that can be given for one run.
     """
 
     help: str
     entry_point: bool = False
+    values: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -312,6 +314,11 @@ COMMANDS = {
     ),
     "plan": Command(
         "Tell what a model and its setups would cost, from its config alone: nothing heavy is fetched.", True
+    ),
+    "look": Command(
+        "Show where every head looks on images of the dataset or on any picture, original beside adapter: one page.",
+        True,
+        values=("compute.dtype", *_ENGINE),
     ),
     "rehearse": Command(
         "Score, train a step and evaluate with a checkpoint of true size and random weights: what a real one will cost."

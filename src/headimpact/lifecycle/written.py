@@ -148,6 +148,7 @@ def commands_page() -> str:
         parts.append(_table(overridable(step.name), "Values for one run"))
     for name, command in COMMANDS.items():
         parts.append(f"\n## {name}\n\n{command.help}\n")
+        parts.append(_table(overridable(name), "Values for one run"))
     parts.append("\n## All values of params.yaml\n")
     parts.append(_table(documentation(), "Value"))
     return "".join(parts)
