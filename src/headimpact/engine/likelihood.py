@@ -46,6 +46,18 @@ def log_probabilities(
     return list(chosen.split([len(tokens) for tokens in picked]))
 
 
+def distributions(
+    vlm: Vlm,
+    packed: PackedImages,
+    hidden: Float[Tensor, "batch tokens width"],
+    picked: Sequence[Int[Tensor, "_"]],
+) -> list[Float[Tensor, "_ vocabulary"]]:
+    """Log-probability of every token of the vocabulary at the place of every picked token, in float32; one tensor per
+    conversation. Arguments as for :func:`log_probabilities`."""
+    logits, _ = _predicting_logits(vlm, packed, hidden, picked)
+    return list(logits.log_softmax(dim=-1).split([len(tokens) for tokens in picked]))
+
+
 def option_log_probabilities(
     vlm: Vlm,
     packed: PackedImages,

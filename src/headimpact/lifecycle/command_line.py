@@ -41,7 +41,8 @@ Model = Annotated[
 Setup = Annotated[
     str | None,
     typer.Option(
-        help="original, top-K, bottom-K, random-K, full, layers:6,8,9,11, ...  [default: setup in params.yaml]"
+        help="original, top-K, bottom-K, random-K, full, layers:6,8,9,11, soft-top-K, ..."
+        "  [default: setup in params.yaml]"
     ),
 ]
 Images = Annotated[int, typer.Option(min=2, help="Images of 640x480 with three objects each.")]

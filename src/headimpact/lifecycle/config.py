@@ -196,6 +196,10 @@ class Train(Section):
     evals_per_epoch: int = Field(gt=0, description="validations in an epoch")
     patience: int = Field(gt=0, description="validations without a better perplexity after which training stops")
     checkpoint_steps: int = Field(gt=0, description="optimiser steps between two checkpoints")
+    kl: float = Field(
+        ge=0,
+        description="weight of the adapter's divergence from the base (KL) in the loss, against forgetting; 0: none",
+    )
 
 
 class Tournament(Section):

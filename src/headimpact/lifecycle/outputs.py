@@ -14,7 +14,7 @@ from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json, read_json_object
 from headimpact.lifecycle import layout
 from headimpact.report.outputs import ORIGINAL, Missing, Outputs, Pair, TournamentFiles
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened, trained
 from headimpact.text import listed
 
 _NOT_MADE = "not made yet"
@@ -107,7 +107,8 @@ def _setup(path: Path, model: str) -> str:
 
 def _sources(models: Sequence[str], pairs: Sequence[Pair]) -> dict[str, _Source]:
     """By the fields of :class:`Outputs`, the files that they are read from."""
-    trained = [pair for pair in pairs if pair[1] != ORIGINAL]
+    adapted = [pair for pair in pairs if pair[1] != ORIGINAL]
+    softened = [pair for pair in adapted if is_softened(pair[1])]
     return {
         "identities": _Source("identify", {model: layout.identity(model) for model in models}),
         "summaries": _Source("score", {model: layout.impact_summary(model) for model in models}),
@@ -116,8 +117,9 @@ def _sources(models: Sequence[str], pairs: Sequence[Pair]) -> dict[str, _Source]
         "variations": _Source("examine", {model: layout.examination(model) / "variations.csv" for model in models}),
         "stability": _Source("examine", {model: layout.examination(model) / "stability.csv" for model in models}),
         "variances": _Source("examine", {model: layout.examination(model) / "variance.json" for model in models}),
-        "selections": _Source("select", {pair: layout.selection(*pair) for pair in trained}),
-        "headers": _Source("finetune", {pair: layout.adapter(*pair) / "header.json" for pair in trained}),
+        "selections": _Source("select", {pair: layout.selection(*pair) for pair in adapted}),
+        "headers": _Source("finetune", {pair: layout.adapter(*pair) / "header.json" for pair in adapted}),
+        "scales": _Source("soften", {pair: layout.scales(pair[0], trained(pair[1])) for pair in softened}),
         "results": _Source("evaluate", {pair: layout.results(*pair) for pair in pairs}),
         "objects": _Source("evaluate", {pair: layout.evaluated_objects(*pair) for pair in pairs}),
         "answers": _Source("answer", {pair: layout.answer_results(*pair) for pair in pairs}),
@@ -189,6 +191,8 @@ def _outdated_tournament(tournament: TournamentFiles, results: Mapping[Pair, Map
 
 
 def _command(step: str, pair: Pair) -> str:
+    if is_softened(pair[1]) and step in ("select", "finetune", "soften"):
+        step, pair = "select" if step == "select" else "soften", (pair[0], trained(pair[1]))
     return f"headimpact {step} --model {pair[0]} --setup {pair[1]}"
 
 

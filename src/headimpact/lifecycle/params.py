@@ -13,6 +13,7 @@ from headimpact.errors import InputError
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Tournament
 from headimpact.lifecycle.documentation import describe, documentation
+from headimpact.selection.grammar import is_softened, trained
 from headimpact.selection.rules import CHAMPION, RULES
 from headimpact.selection.setups import check_setup, needs_measures
 
@@ -83,6 +84,10 @@ def _check_names(config: Config, path: Path) -> None:
     if "original" not in config.grid.setups:
         raise InputError(f"{path}: grid.setups lacks original, which all others are compared with.")
     for setup in config.grid.setups:
+        if is_softened(setup):
+            raise InputError(
+                f"{path}: grid.setups cannot hold {setup}. Run it directly: headimpact soften --setup {trained(setup)}"
+            )
         if setup.startswith(("layers:", "heads:")) or needs_measures(setup):
             raise InputError(
                 f"{path}: grid.setups cannot hold {setup}. Run it directly: headimpact finetune --setup {setup}"

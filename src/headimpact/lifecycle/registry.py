@@ -62,6 +62,8 @@ class Step:
         pictures: those of its files that ``dvc plots`` shows as they are.
         curves: training curves among its files, which ``dvc plots`` draws over each other for the setups of a model.
         datasets: the values of ``dataset`` for which it has something to do; None: all.
+        in_grid: ``dvc repro`` runs it for the whole grid; else only where a person asked for it by name.
+        softens: what it writes is the adapter of the softened setup, which stands in the place of a trained one.
     """
 
     name: str
@@ -84,6 +86,8 @@ class Step:
     pictures: tuple[Place, ...] = ()
     curves: tuple[Place, ...] = ()
     datasets: tuple[str, ...] | None = None
+    in_grid: bool = True
+    softens: bool = False
 
     @property
     def module(self) -> str:
@@ -187,7 +191,7 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "measure",
-            "Measure each layer's gradient, knockout, attention share and localisation, for the rules that go by them.",
+            "Measure each layer's gradient, knockout, attention share, localisation and kappa, for the rules by them.",
             "model",
             writes=(layout.measures,),
             reads=(_DATASET, _BASE),
@@ -225,6 +229,19 @@ STEPS: dict[str, Step] = {
             then="evaluate",
             shares=True,
             curves=(layout.history,),
+        ),
+        Step(
+            "soften",
+            "Scale a trained adapter down until it forgets little enough, evaluate and register what is left.",
+            "setup",
+            writes=(layout.softening,),
+            reads=(_DATASET, _BASE, Read("finetune", layout.finetune)),
+            values=("compute.dtype", "dataset", "forgetting", "seed"),
+            untracked=_ENGINE,
+            then="evaluate",
+            in_grid=False,
+            softens=True,
+            shares=True,
         ),
         Step(
             "evaluate",

@@ -27,7 +27,7 @@ from headimpact.errors import InputError
 from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle.garbage import nothing_collected
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened
 from headimpact.statistics import Difference
 
 if TYPE_CHECKING:  # most runs register nothing and draw nothing
@@ -77,7 +77,7 @@ def run(
 ) -> Iterator[str]:
     """A tracked run around a block; gives its id.
 
-    With ``adapter_digest`` it goes on with the latest run that trained this adapter of ``model`` and ``setup``, if the
+    With ``adapter_digest`` it goes on with the latest run that made this adapter of ``model`` and ``setup``, if the
     store has one, so that training curves, results and the registered version stand in one run.
 
     Inside a DVC stage it is a run of its own. Otherwise it is the run that ``mlflow run`` opened, if any. A
@@ -139,7 +139,8 @@ def _place() -> tuple[str | None, str | None]:
 
 def _training_run(model: str | None, setup: str | None, adapter_digest: str) -> Run | None:
     # Two setups that select the same layers train the same adapter.
-    query = f"tags.step = 'finetune' and tags.model = '{model}' and tags.setup = '{setup}'"
+    step = "soften" if is_softened(setup or "") else "finetune"
+    query = f"tags.step = '{step}' and tags.model = '{model}' and tags.setup = '{setup}'"
     runs = _search(f"{query} and tags.adapter_digest = '{adapter_digest}'")
     return runs[0] if runs else None
 
@@ -303,6 +304,12 @@ def link_score(model: str, table_digest: str) -> str | None:
     return score.run_id
 
 
+def adapter_digest(adapter: Path) -> str:
+    """The digest of an adapter's weights; of a softened one, which has those of another, that of its scale as well."""
+    digest, header = digest_file(adapter / "adapter_model.safetensors"), read_json(adapter / "header.json")
+    return hashlib.sha256(f"{digest} {header['scale']}".encode()).hexdigest() if "scale" in header else digest
+
+
 def registered_name(model: str) -> str:
     """The registered model that holds the adapters of a model."""
     return f"head-impact-{model}"
@@ -332,7 +339,7 @@ def register(
         The version.
     """
     header = read_json(adapter / "header.json")
-    tags = _version_tags(header) | {"adapter_digest": digest_file(adapter / "adapter_model.safetensors")}
+    tags = _version_tags(header) | {"adapter_digest": adapter_digest(adapter)}
     name = registered_name(header["base"])
     version = _registered(name, tags["adapter_digest"], header["setup"]) or _log_model(
         adapter, name, header, limits, requirements, package

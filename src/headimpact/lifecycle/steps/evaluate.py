@@ -10,7 +10,7 @@ from headimpact.adapters import lora
 from headimpact.evaluation import metrics
 from headimpact.evaluation.objects import evaluate
 from headimpact.evaluation.questions import asked, draw_questions
-from headimpact.files import atomic_folder, digest_file, write_json
+from headimpact.files import atomic_folder, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
@@ -20,7 +20,7 @@ from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_
 from headimpact.lifecycle.steps.results import figures, flat, missing, questions, rows, share_done
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import launched
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened
 from headimpact.statistics import Difference
 
 
@@ -31,7 +31,7 @@ def run(config: Config, job: Job) -> Summary:
         _evaluate(config, job)
         return share_done("evaluate", processes)
     weights = layout.adapter_weights(job.model, job.setup)
-    digest = digest_file(weights) if weights.exists() else None
+    digest = tracking.adapter_digest(weights.parent) if weights.exists() else None
     with tracking.run("evaluate", job.model, job.setup, adapter_digest=digest) as run_id:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
         objects, results, kept = _evaluate(config, job)
@@ -88,6 +88,8 @@ def _summary(
         name, its_alias = tracking.registered_name(job.model), alias(job.setup)
         shown.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
         shown.append(("registered", f"{name} version {version}, alias {its_alias}"))
+    elif is_softened(job.setup):
+        shown.append(("registered", "nothing: at scale 0 this is the original"))
     shown.append(("kept", kept))
     absent, folder = list(missing(job.setup, differences)), layout.evaluation(job.model, job.setup)
     return Summary(f"evaluate {job.setup} of {job.model}", shown, absent, [folder], run_id)
