@@ -59,21 +59,6 @@ def run(project: Path, command: str, ok: bool = True) -> str:
     return output
 
 
-def run_here(project: Path, *arguments: str) -> str:
-    """As :func:`run`, of a command of ours and in this process, which has imported everything."""
-    before = mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project)
-        patch.setenv("MLFLOW_TRACKING_URI", "")  # the command sets it: to be forgotten afterwards
-        for name in {*os.environ} - {*environment()}:
-            patch.delenv(name)
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-        done = CliRunner().invoke(command_line.app, arguments)
-    mlflow.set_tracking_uri(before)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 @pytest.fixture(scope="module")
 def finetuned(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> tuple[Path, str]:
     """A copy of the project with a small dataset, and what ``mlflow run . -e finetune -P setup=top-4`` told in it."""
@@ -237,7 +222,7 @@ def tournament(project: Path) -> str:
         killed.kill()
         killed.wait()
     first = pd.read_parquet(runs)
-    told = run_here(project, "tournament")
+    told = run(project, "mlflow run . -e tournament --env-manager local")
     assert pd.read_parquet(runs).head(len(first)).equals(first)
     return told
 
@@ -287,14 +272,14 @@ def test_the_runs_of_a_tournament_are_nested_under_one(tournament: str, client: 
 
 
 def test_a_finished_tournament_trains_nothing_again(project: Path, tournament: str) -> None:
-    told = run_here(project, "tournament", "--tournament.draws", "3")
+    told = run(project, "python -m headimpact tournament --tournament.draws 3")
     assert "1 trained, 7 compared" in told or "0 trained, 7 compared" in told
     assert "Made with overridden values" in told
 
 
 def test_a_setup_answers_beside_the_original(project: Path, client: MlflowClient) -> None:
-    assert not layout.answers(MODEL, "original").exists()  # is built first
-    told = run_here(project, "answer", "--setup", "top-4")
+    told = run(project, "mlflow run . -e answer -P setup=top-4 --env-manager local")
+    assert f"answer@{MODEL}-original" in told  # was missing, and built first
     assert "against the original" in told
     folder = layout.answers(MODEL, "top-4")
     assert {path.name for path in folder.iterdir()} == {"orders.parquet", "generated.parquet", "results.json"}
