@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import headimpact
 from headimpact.adapters import switching
 from headimpact.data import scenes
-from headimpact.data.pictures import open_picture
+from headimpact.data.images import open_picture
 from headimpact.errors import InputError
 from headimpact.impact import object_maps
 from headimpact.lifecycle import command_line, layout, params

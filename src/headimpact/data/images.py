@@ -103,6 +103,20 @@ def orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
+def open_picture(path: Path, formats: Sequence[str] = (*FORMATS, "WEBP")) -> Image.Image:
+    """A picture of no dataset, so that nothing says what size it has to be: in RGB and upright.
+
+    Raises:
+        InputError: it is missing, or not taken by :func:`read_image`.
+    """
+    if not path.is_file():  # opening what is no plain file (a pipe) could wait forever
+        raise InputError(f"There is no image {path}.")
+    try:
+        return read_image(path, formats)[0]
+    except UnreadableError as error:
+        raise InputError(f"{path} {error.what}{error.detail}. {error.advice}") from None
+
+
 def open_image(path: Path, size: tuple[int, int]) -> Image.Image:
     """The image in RGB, fully decoded and upright.
 

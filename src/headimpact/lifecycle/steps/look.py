@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from headimpact.data.pictures import open_picture
+from headimpact.data.images import open_picture
 from headimpact.engine.forward import Engine
 from headimpact.errors import InputError
 from headimpact.files import read_json, write_text
