@@ -61,7 +61,9 @@ def problems_of(path: Path, record: str, item: Any, error: ValidationError) -> I
         return
     # A field that may be of several kinds has an error for each.
     errors = error.errors()
-    own_words = {str(each["loc"][0]): str(each["ctx"]["error"]) for each in errors if each["type"] == "value_error"}
+    own_words = {
+        str(each["loc"][0]): str(each.get("ctx", {}).get("error")) for each in errors if each["type"] == "value_error"
+    }
     for name in dict.fromkeys(str(each["loc"][0]) for each in errors):
         rule = _FIELDS[name]
         what, advice = own_words.get(name) or _what(name, item, rule), rule.advice

@@ -74,7 +74,7 @@ def read_image(
         with warnings.catch_warnings():
             # Of an image that is somewhat too large Pillow only warns.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=formats)
+            image = Image.open(source, formats=tuple(formats))
         with image:
             if image.width * image.height > max_pixels:
                 raise _too_large(max_pixels)
@@ -147,7 +147,8 @@ def open_image(path: Path, size: tuple[int, int]) -> Image.Image:
 def upright_size(path: Path) -> tuple[int, int]:
     """Width and height as a sound image is read."""
     with Image.open(path, formats=FORMATS) as image:
-        return image.size[::-1] if orientation(image) >= _ON_THE_SIDE else image.size
+        width, height = image.size
+        return (height, width) if orientation(image) >= _ON_THE_SIDE else (width, height)
 
 
 def is_turned(path: Path) -> bool:

@@ -153,7 +153,7 @@ def analyse(runs: Runs, champion: str = "top", confidence: float = 0.95) -> Tour
     ]
     if not pairs:
         raise InputError(f"There is nothing to compare: no other rule has been run at the same K as {champion!r}.")
-    measured = [(metric, moments(runs, design, metric)) for metric in gain_first().values()]
+    measured = [(metric, moments(runs, design, metric)) for metric in runs.measured]
     tests = _tests(design, pairs, len(measured))
     level = 1 - confidence
     return Tournament(
