@@ -119,7 +119,7 @@ def test_installed_are_the_pinned_versions(project_root: Path) -> None:
 
 
 def test_what_the_package_imports_is_pinned(project_root: Path) -> None:
-    files = ("requirements.txt", "requirements-cluster.txt")
+    files = ("requirements.txt", "requirements-cluster.txt", "requirements-demo.txt")
     pinned = {name.lower().replace("_", "-") for file in files for name in _requirements(project_root / file)}
     homes = importlib.metadata.packages_distributions()
     for path in (project_root / "src").rglob("*.py"):
