@@ -1,6 +1,7 @@
 """Adapters: on the right modules, alive, and back on the base they were trained on, alone."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -125,6 +126,15 @@ def base() -> Vlm:
 def changeable() -> Vlm:
     """The same, to be changed."""
     return fresh("idefics3")
+
+
+def test_who_may_read_an_adapter_is_what_the_umask_says(changeable, tmp_path):
+    before = os.umask(0o027)
+    try:
+        lora.save(lora.attach(changeable, LAYERS, SETTINGS, seed=5), tmp_path / "adapter", header(changeable))
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode)[-3:] for path in (tmp_path / "adapter").iterdir()} == {"640"}
 
 
 def test_the_saved_files_are_the_same_in_every_process_and_place(changeable, tmp_path):

@@ -73,7 +73,7 @@ def test_a_setup_is_registered_with_its_rows_of_the_tables(
     write_evaluation(HERE, "top-4")
     write_adapter("top-4", b"weights")
     registered: list[tuple[Path, str, Limits]] = []
-    monkeypatch.setattr(tracking, "register", lambda *arguments: registered.append(arguments) or 7)
+    monkeypatch.setattr(tracking, "register", lambda *arguments, with_alias: registered.append(arguments) or 7)
     changes = registration.differences(MODEL, "top-4")
     with tracking.run("evaluate", MODEL, "top-4") as run_id:
         assert registration.register(config, Job(MODEL, "top-4"), changes) == 7
@@ -143,12 +143,12 @@ def test_all_that_is_trained_and_evaluated_is_registered(project: Path, config: 
     assert summary.skipped == [("full", f"not evaluated: headimpact evaluate --model {MODEL} --setup full")]
     assert version("top-4").run_id == training
     assert version("layers-1-2").run_id != training  # trained elsewhere: in a run of its own
-    assert "test/perplexity/difference" not in MlflowClient().get_run(training).data.metrics
+    assert "test/perplexity_difference" not in MlflowClient().get_run(training).data.metrics
 
     write_evaluation(HERE, "original")
     again = registration.register_all(config, MODEL)
     assert again.rows == summary.rows  # the same adapters, the same versions
-    assert "test/perplexity/difference" in MlflowClient().get_run(training).data.metrics
+    assert "test/perplexity_difference" in MlflowClient().get_run(training).data.metrics
     assert "(-" in str(version("top-4").description)
     assert len(table(training, "table4")) == 1
 
