@@ -200,6 +200,29 @@ def demo(
         raise typer.Exit(page.run(name, base.source, base.revision, port))
 
 
+@app.command(help=COMMANDS["export"].help)
+def export(
+    model: Model = None,
+    setup: Setup = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Write the base with the adapter merged in, too.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: tell what a server would make of it; 1 if not all.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Deliver an adapter."""
+    with _errors_told(debug):
+        _, loaded = _load("export", None)
+        job = Job(model or loaded.model, setup or loaded.setup)
+        from headimpact.lifecycle import pipeline
+        from headimpact.lifecycle.steps import export as step
+        from headimpact.lifecycle.summary import print_summary
+
+        pipeline.check_job("export", loaded, job)
+        pipeline.check_processes("export")
+        print_summary(step.check(job) if check else step.run(loaded, job, merged))
+
+
 @app.command("check-data", help=COMMANDS["check-data"].help)
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],
