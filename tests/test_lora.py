@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
 from headimpact import files
-from headimpact.adapters import lora
+from headimpact.adapters import lora, servers
 from headimpact.errors import InputError
 from headimpact.tiny import bases
 from headimpact.vlm import loading
@@ -65,6 +65,13 @@ def test_an_adapter_comes_back_as_it_was(folders):
     with lora.disabled(peft_model):
         assert torch.equal(logits(base), original)
     assert torch.equal(logits(base), adapted)
+
+
+def test_a_server_finds_a_module_for_every_tensor(folders):
+    root, *_ = folders
+    fit = servers.fit(loading.skeleton(str(root / "base")), root / "adapter")
+    assert (fit.in_base, fit.on_server, fit.max_rank, fit.problems) == (fit.tensors, fit.tensors, 8, ())
+    assert fit.tensors == 2 * len(LAYERS) * len(SETTINGS.targets)
 
 
 def state_of(base: Vlm) -> dict[str, tuple[str, bytes]]:

@@ -63,13 +63,8 @@ def run(config: Config, job: Job, merged: bool) -> Summary:
     if not facts.on_hub:
         rows.append(("base", f"{facts.base} is a folder, which the card says: who gets the adapter alone needs it"))
     name = f"YOUR-NAME/{job.model}-{alias(job.setup)}"
-    return Summary(
-        f"export {job.setup} of {job.model}",
-        rows,
-        skipped,
-        files,
-        next=f"hf upload {name} {files[-1].as_posix()}",
-    )
+    upload = [f"hf upload {name}{'-merged' * number} {folder.as_posix()}" for number, folder in enumerate(files)]
+    return Summary(f"export {job.setup} of {job.model}", rows, skipped, files, next="\n".join(upload))
 
 
 def _adapter(job: Job) -> Path:
