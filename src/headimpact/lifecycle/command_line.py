@@ -296,7 +296,7 @@ def write(debug: Debug = False) -> None:
 
 
 def _run(step: str, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
-    with _errors_told(debug), nothing_collected():
+    with _errors_told(debug), _told_in_run(step, model, setup), nothing_collected():
         plain, loaded = _load(step, arguments)
         if model and model not in loaded.models:
             model = _entered(loaded, model)
@@ -378,6 +378,20 @@ def read_overrides(arguments: list[str]) -> dict[str, str]:
             raise InputError(f"--{key} is given twice.")
         overrides[key] = value
     return overrides
+
+
+@contextmanager
+def _told_in_run(step: str, model: str | None, setup: str | None) -> Iterator[None]:
+    """What is refused before the step opens its run has its name and the reason in the run that `mlflow run` opened."""
+    try:
+        yield
+    except InputError as error:
+        if "MLFLOW_RUN_ID" in os.environ and "DVC_STAGE" not in os.environ and processes.is_first():
+            from headimpact.lifecycle import tracking
+
+            with tracking.run(step, model, setup):
+                raise error
+        raise
 
 
 @contextmanager

@@ -72,5 +72,5 @@ def _lines(
         if now - told >= SECONDS_BETWEEN_LINES and done < total:
             rate = done / (now - started)
             words = f"{what}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
-            console.print(f"{words}; {said}" if (said := note(item)) else words)
+            console.print(f"{words}; {said}" if (said := note(item)) else words, soft_wrap=True)
             told = now
