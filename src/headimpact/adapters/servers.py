@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from headimpact.errors import InputError
-from headimpact.files import read_json
+from headimpact.files import read_json_object
 from headimpact.vlm.base import PROJECTIONS, Vlm
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -57,7 +57,10 @@ def fit(vlm: Vlm, folder: Path) -> Fit:
     """
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
         raise InputError(f"{folder} is no adapter: it has no {SAFETENSORS_WEIGHTS_NAME}.")
-    config, shapes = read_json(folder / CONFIG_NAME), _shapes(folder / SAFETENSORS_WEIGHTS_NAME)
+    config, shapes = (
+        read_json_object(folder / CONFIG_NAME, "r", "lora_alpha"),
+        _shapes(folder / SAFETENSORS_WEIGHTS_NAME),
+    )
     modules = _decoder_modules(vlm)
     served = {_server_name(name) for name in modules}
     strange = [name for name, shape in shapes.items() if not _fits(name, shape, modules)]

@@ -111,10 +111,13 @@ def why_no_alias(header: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
         header: of the adapter.
         history: of its training, with ``step``, ``metric`` and ``value``.
     """
+    reasons = []
     if overrides := header.get("overrides"):
         given = ", ".join(f"{name} {value}" for name, value in sorted(overrides.items()))
-        return f"made with other values than params.yaml has ({given})"
-    return worse_than_original(history)
+        reasons.append(f"made with other values than params.yaml has ({given})")
+    if worse := worse_than_original(history):
+        reasons.append(worse)
+    return "; ".join(reasons) or None
 
 
 def worse_than_original(history: Sequence[Mapping[str, Any]]) -> str | None:

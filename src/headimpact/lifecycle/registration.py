@@ -70,7 +70,7 @@ def registered_rows(model: str, setup: str, version: int) -> list[tuple[str, str
     if why is None:
         return [("registered", f"{name} version {version}, alias {alias(setup)}")]
     return [
-        ("registered", f"{name} version {version}; the alias {alias(setup)} stays where it was: {why}"),
+        ("registered", f"{name} version {version}; the alias {alias(setup)} does not move to it: {why}"),
         ("to move it", experiment.move_alias(name, setup, version)),
     ]
 

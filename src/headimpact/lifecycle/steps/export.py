@@ -11,7 +11,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from headimpact.adapters import lora, merging, servers
 from headimpact.adapters.servers import Fit
 from headimpact.errors import InputError
-from headimpact.files import atomic_folder, digest_file, read_json, write_json, write_text
+from headimpact.files import atomic_folder, digest_file, read_json, read_json_object, write_json, write_text
 from headimpact.lifecycle import layout, registration
 from headimpact.lifecycle.card import PICTURE, Facts, card
 from headimpact.lifecycle.config import Config, Job
@@ -24,6 +24,7 @@ TASK = "CAUSAL_LM"
 """What trainers and hubs ask of an adapter. It is not set where adapters are trained: PEFT's ``AutoPeftModel`` finds a
 vision-language base only without it, and the adapters of the grid keep their bytes."""
 _CARD = "README.md"
+_IN_HEADER = ("base", "source", "revision", "base_digest", "dataset", "dataset_digest", "setup", "layers", "trainable")
 
 
 def check(job: Job) -> Summary:
@@ -80,25 +81,25 @@ def _adapter(job: Job) -> Path:
 
 def _skeleton(adapter: Path) -> Vlm:
     """The base of an adapter, without weights."""
-    header = read_json(adapter / lora.HEADER)
+    header = read_json_object(adapter / lora.HEADER, *_IN_HEADER)
     return loading.skeleton(header["source"], header["revision"])
 
 
 def _facts(job: Job, adapter: Path, vlm: Vlm) -> Facts:
-    header, results = read_json(adapter / lora.HEADER), layout.results(job.model, job.setup)
+    header, results = read_json_object(adapter / lora.HEADER, *_IN_HEADER), layout.results(job.model, job.setup)
     original, table = layout.results(job.model, ORIGINAL), layout.impact_table(job.model)
     changes = registration.differences(job.model, job.setup) if results.exists() else {}
     pictured = (layout.impact(job.model) / PICTURE).exists() and table.exists()
     return Facts(
         header,
-        read_json(adapter / CONFIG_NAME),
+        read_json_object(adapter / CONFIG_NAME, "r", "lora_alpha", "target_modules"),
         vlm.layers,
         vlm.prompt_attention,
         read_json(results) if results.exists() else None,
         read_json(original) if changes else None,
         changes,
         _perplexity(layout.history(job.model, job.setup)),
-        pictured and digest_file(table) == header["table_digest"],  # the table that its layers were chosen by
+        pictured and digest_file(table) == header.get("table_digest"),  # the table that its layers were chosen by
     )
 
 
