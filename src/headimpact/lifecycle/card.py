@@ -157,13 +157,14 @@ def _results(facts: Facts) -> str:
     for name, metric in metrics.gain_first().items():
         if name not in facts.results["metrics"]:
             continue
-        before = _figure(facts.original["metrics"][name]) if facts.original else "not measured"
+        known = facts.original and name in facts.original["metrics"]
+        before = _figure(facts.original["metrics"][name]) if facts.original and known else "not measured"
         change = changes.get(name)
         told = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})" if change else "not measured"
         rows.append(
             f"| {metric.arrow} | {metric.aspect} | {before} | {_figure(facts.results['metrics'][name])} | {told} |"
         )
-    n = next(iter(facts.results["metrics"].values()))["n"]
+    n = max(estimate["n"] for estimate in facts.results["metrics"].values())
     return "\n".join(
         [
             "| | says | original | with the adapter | difference (95 % interval) |",

@@ -352,7 +352,6 @@ COMMANDS = {
     "export": Command(
         "Deliver a trained adapter: with a model card, checked for servers, and as merged weights where asked for."
     ),
-    "check-data": Command("Check every record and image of a dataset, and tell everything that is wrong."),
     "write": Command("Write the files that follow from the registry of steps and from the code; for who edits these."),
 }
 """Every command that is no step, by name."""
