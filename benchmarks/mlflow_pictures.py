@@ -55,8 +55,6 @@ def _draw(page: Page, address: str, text: str, picture: Path) -> None:
     for aside in page.get_by_role("button", name=re.compile("close", re.IGNORECASE)).all():  # an assistant, a notice
         if aside.is_visible():
             aside.click()
-    if picture.stem == "mlflow-models":  # to where the figures are
-        page.evaluate("document.querySelectorAll('[class*=viewport]').forEach(part => { part.scrollLeft = 800 })")
     page.wait_for_timeout(5000)
     page.screenshot(path=picture)
     print(f"{picture}: {picture.stat().st_size / 1000:.0f} kB")
