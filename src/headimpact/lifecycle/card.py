@@ -81,10 +81,12 @@ def card(facts: Facts) -> str:
 
 def _front(facts: Facts) -> str:
     tags = ["head-impact", "vision-language-model", *([] if facts.merged else ["lora", "peft"])]
-    base = {"base_model": facts.base} if facts.on_hub else {}  # the hub takes no other name
-    relation = {"base_model_relation": "finetune" if facts.merged else "adapter"} if facts.on_hub else {}
+    extra: dict[str, Any] = {}
+    if facts.on_hub:  # the hub takes no other name
+        relation = "finetune" if facts.merged else "adapter"
+        extra = {"base_model": facts.base, "base_model_relation": relation}
     library = "transformers" if facts.merged else "peft"
-    data = ModelCardData(**base, **relation, library_name=library, tags=tags, pipeline_tag="image-text-to-text")
+    data = ModelCardData(library_name=library, tags=tags, pipeline_tag="image-text-to-text", **extra)
     return data.to_yaml()
 
 

@@ -60,8 +60,9 @@ def why_no_alias(model: str, setup: str) -> str | None:
     """Why the alias of a setup does not move to its adapter: it was made with other values than those of params.yaml,
     or is no better than the original on the validation part. None: it moves."""
     history = layout.history(model, setup)
-    rows = pd.read_csv(history).to_dict("records") if history.exists() else []
-    return experiment.why_no_alias(read_json(layout.adapter(model, setup) / HEADER), rows)
+    rows = pd.read_csv(history) if history.exists() else pd.DataFrame()
+    records = [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+    return experiment.why_no_alias(read_json(layout.adapter(model, setup) / HEADER), records)
 
 
 def registered_rows(model: str, setup: str, version: int) -> list[tuple[str, str]]:

@@ -451,7 +451,8 @@ def _link_figures(model_id: str) -> None:
     compares models by these."""
     client = MlflowClient()
     run = client.get_run(_run_id())
-    test = next((i.dataset for i in run.inputs.dataset_inputs if i.dataset.name.endswith("/test")), None)
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    test = next((each.dataset for each in inputs if each.dataset.name.endswith("/test")), None)
     of = {"dataset_name": test.name, "dataset_digest": test.digest} if test else {}
     figures = []
     for name in run.data.metrics:
