@@ -9,7 +9,10 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+# In a fresh store `mlflow run` takes its first experiment, which then gets this name; in another it is named here.
+ifneq ($(wildcard mlflow.db)$(MLFLOW_TRACKING_URI),)
 export MLFLOW_EXPERIMENT_NAME := head-impact
+endif
 
 .PHONY: finetune check test types tests write clean
 

@@ -44,7 +44,7 @@ def test_a_setup_is_shown_beside_the_original(config: Config, monkeypatch: pytes
     assert {path.name for path in folder.iterdir()} == {"orders.parquet", "generated.parquet", "results.json"}
     assert set(read_json(folder / "results.json")) == {"model", "setup", "metrics"}
     logged = mlflow.MlflowClient().get_run(str(summary.run))
-    assert logged.data.metrics["test/accuracy_24_orders/difference"] == -0.75
+    assert logged.data.metrics["test/accuracy_24_orders_difference"] == -0.75
     names = {file.path for file in mlflow.MlflowClient().list_artifacts(str(summary.run))}
     assert {"gallery.html", "orders.parquet", "generated.parquet", "results.json", "tables"} <= names
 
@@ -60,5 +60,5 @@ def test_without_an_original_of_the_same_objects_there_is_no_comparison(
     assert summary.skipped == [("comparison", "there is no original to compare with yet")]
     assert "against" not in dict(summary.rows)["accuracy 24 orders"]
     logged = mlflow.MlflowClient().get_run(str(summary.run))
-    assert "test/accuracy_24_orders/difference" not in logged.data.metrics
+    assert "test/accuracy_24_orders_difference" not in logged.data.metrics
     assert "test/accuracy_24_orders" in logged.data.metrics

@@ -9,7 +9,7 @@ from family_facts import fresh, tiny
 
 from headimpact.adapters import cell, lora
 from headimpact.adapters.cell import Placement, TrainingData
-from headimpact.adapters.training import TrainSettings
+from headimpact.adapters.training import Measurement, TrainSettings
 from headimpact.data import coco
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.watch import unwatched
@@ -97,3 +97,14 @@ def test_a_cell_is_known_by_all_that_decides_it():
     assert len(fingerprints) == 1 + len(others)
     seldom = dataclasses.replace(TRAIN, checkpoint_steps=50)
     assert cell.training_fingerprint(vlm, known[0], LORA, seldom, known[3]) == cell.training_fingerprint(vlm, *known)
+
+
+def test_a_step_tells_its_loss_and_the_last_validation() -> None:
+    measured = [("val/perplexity", 4.5), ("train/loss", 2.0), ("train/lr", 0.1), ("val/perplexity", 3.25)]
+    measured += [("train/loss", 1.5)]
+    told = cell.steps(Measurement(step, 0.0, metric, value) for step, (metric, value) in enumerate(measured))
+    assert list(map(str, told)) == [
+        "loss 2.000, validation perplexity 4.500",
+        "loss 1.500, validation perplexity 3.250",
+    ]
+    assert str(cell.Step(2.0, None)) == "loss 2.000"

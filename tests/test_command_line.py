@@ -253,6 +253,25 @@ def test_register_works_on_one_model(root: Path, run: Run, monkeypatch: pytest.M
     assert (result.exit_code, result.stderr[:44]) == (1, "Error: --model: unknown model 'smolvl'. Did ")
 
 
+def test_what_is_refused_early_is_told_in_the_run_that_mlflow_run_opened(
+    root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str | None, ...]] = []
+
+    @contextmanager
+    def join(*work: str | None) -> Iterator[str]:
+        opened.append(work)
+        yield "a run"
+
+    _stand_in(monkeypatch, "tracking", run=join)
+    assert run("finetune", "--model", "smolvl").exit_code == 1
+    assert opened == []
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    result = run("finetune", "--model", "smolvl", "--setup", "top-4")
+    assert (result.exit_code, result.stderr[:38]) == (1, "Error: --model: unknown model 'smolvl'")
+    assert opened == [("finetune", "smolvl", "top-4")]
+
+
 def test_write_writes_what_follows_from_registry_code_and_grid(
     root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Adapters: on the right modules, alive, and back on the base they were trained on, alone."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
 from headimpact import files
-from headimpact.adapters import lora
+from headimpact.adapters import lora, servers
 from headimpact.errors import InputError
 from headimpact.tiny import bases
 from headimpact.vlm import loading
@@ -64,6 +65,13 @@ def test_an_adapter_comes_back_as_it_was(folders):
     with lora.disabled(peft_model):
         assert torch.equal(logits(base), original)
     assert torch.equal(logits(base), adapted)
+
+
+def test_a_server_finds_a_module_for_every_tensor(folders):
+    root, *_ = folders
+    fit = servers.fit(loading.skeleton(str(root / "base")), root / "adapter")
+    assert (fit.in_base, fit.on_server, fit.max_rank, fit.problems) == (fit.tensors, fit.tensors, 8, ())
+    assert fit.tensors == 2 * len(LAYERS) * len(SETTINGS.targets)
 
 
 def state_of(base: Vlm) -> dict[str, tuple[str, bytes]]:
@@ -125,6 +133,15 @@ def base() -> Vlm:
 def changeable() -> Vlm:
     """The same, to be changed."""
     return fresh("idefics3")
+
+
+def test_who_may_read_an_adapter_is_what_the_umask_says(changeable, tmp_path):
+    before = os.umask(0o027)
+    try:
+        lora.save(lora.attach(changeable, LAYERS, SETTINGS, seed=5), tmp_path / "adapter", header(changeable))
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode)[-3:] for path in (tmp_path / "adapter").iterdir()} == {"640"}
 
 
 def test_the_saved_files_are_the_same_in_every_process_and_place(changeable, tmp_path):

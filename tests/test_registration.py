@@ -1,6 +1,7 @@
 """Registering what was trained and evaluated, from the files of the steps."""
 
 import json
+import shlex
 from pathlib import Path
 
 import mlflow
@@ -73,7 +74,7 @@ def test_a_setup_is_registered_with_its_rows_of_the_tables(
     write_evaluation(HERE, "top-4")
     write_adapter("top-4", b"weights")
     registered: list[tuple[Path, str, Limits]] = []
-    monkeypatch.setattr(tracking, "register", lambda *arguments: registered.append(arguments) or 7)
+    monkeypatch.setattr(tracking, "register", lambda *arguments, with_alias: registered.append(arguments) or 7)
     changes = registration.differences(MODEL, "top-4")
     with tracking.run("evaluate", MODEL, "top-4") as run_id:
         assert registration.register(config, Job(MODEL, "top-4"), changes) == 7
@@ -143,14 +144,33 @@ def test_all_that_is_trained_and_evaluated_is_registered(project: Path, config: 
     assert summary.skipped == [("full", f"not evaluated: headimpact evaluate --model {MODEL} --setup full")]
     assert version("top-4").run_id == training
     assert version("layers-1-2").run_id != training  # trained elsewhere: in a run of its own
-    assert "test/perplexity/difference" not in MlflowClient().get_run(training).data.metrics
+    assert "test/perplexity_difference" not in MlflowClient().get_run(training).data.metrics
 
     write_evaluation(HERE, "original")
     again = registration.register_all(config, MODEL)
     assert again.rows == summary.rows  # the same adapters, the same versions
-    assert "test/perplexity/difference" in MlflowClient().get_run(training).data.metrics
+    assert "test/perplexity_difference" in MlflowClient().get_run(training).data.metrics
     assert "(-" in str(version("top-4").description)
     assert len(table(training, "table4")) == 1
+
+
+def test_an_experiment_is_registered_without_the_alias_and_says_how_to_move_it(project: Path, config: Config) -> None:
+    write_adapter("top-4", b"first")
+    write_evaluation(HERE, "top-4")
+    registration.register_all(config, MODEL)
+    write_adapter("top-4", b"second")
+    header = layout.adapter(MODEL, "top-4") / "header.json"
+    write_json(header, json.loads(header.read_text()) | {"overrides": {"train.lr": 0.5}})
+    (_, told), (_, command) = registration.register_all(config, MODEL).rows
+    assert told == (
+        f"{NAME} version 2; the alias top-4 does not move to it: made with other values than params.yaml has "
+        "(train.lr 0.5)"
+    )
+    assert int(version("top-4").version) == 1
+    text = str(MlflowClient().get_model_version(NAME, "2").description)
+    assert "Not the version of the alias: made with other values" in text
+    exec(shlex.split(command)[2])  # python -c ...
+    assert int(version("top-4").version) == 2
 
 
 def test_nothing_to_register(project: Path, config: Config) -> None:

@@ -98,16 +98,22 @@ def test_processes_that_start_together_make_a_database_one_after_the_other(
     name = f"headimpact-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     locked: list[str] = []
 
-    def create(experiment: str) -> None:
+    def make(store: str) -> None:
         with pytest.raises(Timeout):  # as another process would
             FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0)
-        locked.append(experiment)
+        locked.append(store)
 
     monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda experiment: None)
-    monkeypatch.setattr(mlflow, "create_experiment", create)
+    monkeypatch.setattr(tracking, "_make_experiment", make)
     tracking.initialise()
-    assert locked == [tracking.EXPERIMENT]
+    assert locked == [uri]
     FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0).lock.release()
+
+
+def test_the_projects_experiment_is_the_one_that_mlflow_run_takes() -> None:
+    assert experiment() == "0"
+    found = mlflow.get_experiment("0")
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_run_of_its_own_stands_in_the_projects_experiment() -> None:
@@ -116,7 +122,7 @@ def test_a_run_of_its_own_stands_in_the_projects_experiment() -> None:
     run = read(run_id)
     assert run.info.experiment_id == experiment()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "finetune tiny top-4"
+    assert run.info.run_name == "top-4 tiny"
     assert {key: run.data.tags[key] for key in ("step", "model", "setup")} == {
         "step": "finetune",
         "model": "tiny",
@@ -181,9 +187,9 @@ def test_an_evaluation_goes_on_with_the_run_that_trained_the_adapter() -> None:
         tracking.log_results(RESULTS, DIFFERENCES)
     run = read(run_id)
     assert run_id == training[2]  # the latest
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "finetune going-on top-4")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "top-4 going-on")
     assert run.data.tags["step"] == "finetune"
-    assert {"train/loss", "test/perplexity", "test/perplexity/difference"} <= set(run.data.metrics)
+    assert {"train/loss", "test/perplexity", "test/perplexity_difference"} <= set(run.data.metrics)
     assert "test/perplexity" not in read(training[1]).data.metrics
 
 
@@ -254,7 +260,9 @@ def test_how_it_ends_is_the_runs_status(error: BaseException, status: str) -> No
 def test_a_failure_is_passed_on_and_says_why_in_a_tag() -> None:
     with pytest.raises(InputError, match="empty"), tracking.run("score"):
         raise InputError("The mask is empty.")
-    assert failing_run(InputError("The mask is empty.")).data.tags["error"] == "InputError: The mask is empty."
+    tags = failing_run(InputError("The mask is empty.")).data.tags
+    assert tags["error"] == "InputError: The mask is empty."
+    assert tags["mlflow.note.content"] == "**Failed:** The mask is empty."
 
 
 def test_an_experiment_whose_artifacts_only_a_server_can_write_is_refused(
@@ -312,18 +320,18 @@ def test_results_are_final_metrics() -> None:
         "parameters/trainable": 10,
         "parameters/percent": 0.99,
         "test/perplexity": 8.5,
-        "test/perplexity/se": 0.25,
-        "test/perplexity/difference": -1.5,
-        "test/perplexity/low": -2.0,
-        "test/perplexity/high": -1.0,
-        "test/perplexity/p_value": 0.001,
+        "test/perplexity_se": 0.25,
+        "test/perplexity_difference": -1.5,
+        "test/perplexity_difference_low": -2.0,
+        "test/perplexity_difference_high": -1.0,
+        "test/perplexity_difference_p_value": 0.001,
     }
 
 
 def test_results_without_an_original_have_no_differences() -> None:
     with tracking.run("evaluate") as run_id:
         tracking.log_results({"metrics": RESULTS["metrics"]}, {})
-    assert read(run_id).data.metrics == {"test/perplexity": 8.5, "test/perplexity/se": 0.25}
+    assert read(run_id).data.metrics == {"test/perplexity": 8.5, "test/perplexity_se": 0.25}
 
 
 def test_a_table_that_is_logged_again_is_replaced() -> None:
@@ -393,6 +401,7 @@ def register(
     setup: str = "layers:6,8",
     weights: bytes = b"weights",
     description: str = "LoRA on layers 6, 8",
+    with_alias: bool = True,
 ) -> int:
     """Register an adapter of ``model`` (one a test: they share the registry); gives the version."""
     adapter = folder / "outputs" / model / setup / "adapter"
@@ -405,7 +414,7 @@ def register(
     (folder / "models/bases/tiny").mkdir(parents=True, exist_ok=True)
     (folder / "models/bases/tiny/model.safetensors").write_bytes(b"base")
     (folder / "requirements.txt").write_text("# pinned\nmlflow==3.17.2\npandas==3.1.1\n")
-    return tracking.register(adapter, description, LIMITS)
+    return tracking.register(adapter, description, LIMITS, with_alias=with_alias)
 
 
 def registered(model: str, alias: str = "layers-6-8") -> ModelVersion:
@@ -425,6 +434,27 @@ def test_a_registered_version_tells_where_it_comes_from(project: Path) -> None:
     expected |= {"dataset_digest": DIGEST, "adapter_digest": hashlib.sha256(b"weights").hexdigest()}
     assert {name: version.tags[name] for name in expected} == expected
     assert version.description == "LoRA on layers 6, 8"
+
+
+def test_a_logged_model_has_the_figures_of_its_run_and_their_dataset(project: Path) -> None:
+    with tracking.run("finetune", "figures", "layers:6,8") as run_id:
+        tracking.log_dataset("scenes", project / "data/dataset", DIGEST, "test")
+        tracking.log_results(RESULTS, DIFFERENCES)
+        register(project, "figures")
+    (model,) = MlflowClient().search_logged_models([experiment()], "params.model = 'figures'")
+    assert (model.name, model.params["setup"]) == ("figures-layers-6-8", "layers:6,8")
+    figures = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics or []}
+    assert figures["test/perplexity"] == (8.5, "scenes/test")
+    assert set(figures) == set(read(run_id).data.metrics)
+    assert len(MlflowClient().get_metric_history(run_id, "test/perplexity")) == 1
+    assert "LoRA adapters of `figures`" in str(MlflowClient().get_registered_model("head-impact-figures").description)
+
+
+def test_an_adapter_can_be_registered_without_the_alias(project: Path) -> None:
+    with tracking.run("finetune"):
+        register(project, "kept", weights=b"first")
+        assert register(project, "kept", weights=b"second", with_alias=False) == 2
+    assert int(registered("kept").version) == 1
 
 
 def test_the_alias_moves_to_the_next_version(project: Path) -> None:

@@ -165,7 +165,7 @@ def test_columns_of_numbers_are_known(texts: list[str], numeric: bool) -> None:
 def test_links_search_the_default_store() -> None:
     run = Run("a", "tags.setup = 'top-4' and metrics.`x` = 1")
     assert run.link == (
-        "http://127.0.0.1:5000/#/experiments/1/runs?searchFilter="
+        "http://127.0.0.1:5000/#/experiments/0/runs?searchFilter="
         "tags.setup%20%3D%20%27top-4%27%20and%20metrics.%60x%60%20%3D%201"
     )
 

@@ -91,3 +91,11 @@ def test_an_error_of_the_work_passes_through(clock):
     console = Console(file=io.StringIO(), force_terminal=False)
     with pytest.raises(OSError, match="disk"):
         list(progress.track(broken(), 2, "scoring", console))
+
+
+def test_what_the_latest_item_has_to_say_is_shown(clock):
+    told = io.StringIO()
+    console = Console(file=told, force_terminal=False, markup=False, highlight=False, width=200)
+    for _ in progress.track(["loss 2.0", "loss 1.0", "loss 0.5"], 3, "training", console, note=str):
+        clock.now += 6
+    assert [line.partition("; ")[2] for line in told.getvalue().splitlines()] == ["loss 2.0", "loss 1.0"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,29 @@ class TrainingData:
 
     train: Sequence[Sample]
     val: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of a training, in words that a progress line can show."""
+
+    loss: float
+    perplexity: float | None
+
+    def __str__(self) -> str:
+        """The loss, and the last validation perplexity (infinite: it was no usable number)."""
+        validated = "" if self.perplexity is None else f", validation perplexity {self.perplexity:.3f}"
+        return f"loss {self.loss:.3f}{validated}"
+
+
+def steps(measurements: Iterable[Measurement]) -> Iterator[Step]:
+    """The optimizer steps among what a training measures, each with the last validation before it."""
+    perplexity = None
+    for measurement in measurements:
+        if measurement.metric == "val/perplexity":
+            perplexity = measurement.value
+        elif measurement.metric == "train/loss":
+            yield Step(measurement.value, perplexity)
 
 
 def placement(layers: Sequence[int], heads: Sequence[tuple[int, int]], budget: int, rank: int) -> Placement:
@@ -103,8 +126,7 @@ def train_adapter(
         peft_model = lora.attach(vlm, chosen.layers, settings, train.seed, chosen.ranks)
     engine.first = min(chosen.layers)
     training = Training(engine, peft_model, data.train, data.val, train, checkpoint, fingerprint)
-    losses = (measurement for measurement in training.run() if measurement.metric == "train/loss")
-    for _ in watch(losses, training.total_steps, "training"):
+    for _ in watch(steps(training.run()), training.total_steps, "training"):
         pass
     engine.first = 0  # what comes next may come round only once
     change = _largest_change(engine, peft_model, data.val[: train.batch_images])

@@ -1,6 +1,7 @@
 """LoRA on chosen layers of the language model, or on single heads of them: attach, check, save, load."""
 
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -257,6 +258,8 @@ def save(peft_model: PeftModel, folder: Path, header: Mapping[str, Any]) -> None
     """Write the adapter in plain PEFT format, and its header beside it."""
     peft_model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+    # safetensors writes files that their owner alone can read, whatever the umask.
+    shutil.copymode(folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME)
     write_json(folder / HEADER, dict(header))
 
 

@@ -200,6 +200,29 @@ def demo(
         raise typer.Exit(page.run(name, base.source, base.revision, port))
 
 
+@app.command(help=COMMANDS["export"].help)
+def export(
+    model: Model = None,
+    setup: Setup = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Write the base with the adapter merged in, too.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: tell what a server would make of it; 1 if not all.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Deliver an adapter."""
+    with _errors_told(debug):
+        _, loaded = _load("export", None)
+        job = Job(model or loaded.model, setup or loaded.setup)
+        from headimpact.lifecycle import pipeline
+        from headimpact.lifecycle.steps import export as step
+        from headimpact.lifecycle.summary import print_summary
+
+        pipeline.check_job("export", loaded, job)
+        pipeline.check_processes("export")
+        print_summary(step.check(job) if check else step.run(loaded, job, merged))
+
+
 @app.command("check-data", help=COMMANDS["check-data"].help)
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],
@@ -273,7 +296,7 @@ def write(debug: Debug = False) -> None:
 
 
 def _run(step: str, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
-    with _errors_told(debug), nothing_collected():
+    with _errors_told(debug), _told_in_run(step, model, setup), nothing_collected():
         plain, loaded = _load(step, arguments)
         if model and model not in loaded.models:
             model = _entered(loaded, model)
@@ -355,6 +378,20 @@ def read_overrides(arguments: list[str]) -> dict[str, str]:
             raise InputError(f"--{key} is given twice.")
         overrides[key] = value
     return overrides
+
+
+@contextmanager
+def _told_in_run(step: str, model: str | None, setup: str | None) -> Iterator[None]:
+    """What is refused before the step opens its run has its name and the reason in the run that `mlflow run` opened."""
+    try:
+        yield
+    except InputError as error:
+        if "MLFLOW_RUN_ID" in os.environ and "DVC_STAGE" not in os.environ and processes.is_first():
+            from headimpact.lifecycle import tracking
+
+            with tracking.run(step, model, setup):
+                raise error
+        raise
 
 
 @contextmanager

@@ -29,6 +29,7 @@ SELECTIONS = Path("outputs/selection")
 FINETUNED = Path("outputs/finetune")
 EVALUATIONS = Path("outputs/evaluation")
 ANSWERS = Path("outputs/answers")
+DELIVERED = Path("outputs/delivered")
 REHEARSALS = Path("outputs/rehearsal")
 LOOKS = Path("outputs/look")
 """Pages to look at; no outputs."""
@@ -139,6 +140,11 @@ def softening(model: str, setup: str) -> Path:
 def adapter(model: str, setup: str) -> Path:
     """The adapter in PEFT's own format, with its header; there is none for the setup original."""
     return finetune(model, setup) / "adapter"
+
+
+def delivered(model: str, setup: str) -> Path:
+    """What export writes: the folders adapter and merged."""
+    return DELIVERED / model / alias(setup)
 
 
 def adapter_weights(model: str, setup: str) -> Path:

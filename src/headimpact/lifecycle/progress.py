@@ -1,7 +1,7 @@
 """Progress of long work: a bar with rate and time left, or a line every few seconds where there is no terminal."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -29,7 +29,17 @@ class _RateColumn(ProgressColumn):
         return Text("" if task.speed is None else f"{task.speed:.1f} a second")
 
 
-def track(items: Iterable[Item], total: int, what: str, console: Console | None = None) -> Iterator[Item]:
+def _nothing(item: object) -> str:
+    return ""
+
+
+def track(
+    items: Iterable[Item],
+    total: int,
+    what: str,
+    console: Console | None = None,
+    note: Callable[[Item], str] = _nothing,
+) -> Iterator[Item]:
     """Yield ``items`` and show how far they are.
 
     Args:
@@ -37,22 +47,30 @@ def track(items: Iterable[Item], total: int, what: str, console: Console | None 
         total: how many there will be.
         what: the work in a word or two.
         console: where to show it; standard output if None.
+        note: what an item has to say; the latest is shown.
     """
     console = console or Console(markup=False, highlight=False)
     if not console.is_terminal:
-        yield from _lines(items, total, what, console)
+        yield from _lines(items, total, what, console, note)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        yield from bar.track(items, total=total, description=what)
+    times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, *times, console=console) as bar:
+        task = bar.add_task(what, total=total, note="")
+        for item in bar.track(items, total=total, task_id=task):
+            yield item
+            bar.update(task, note=note(item))
 
 
-def _lines(items: Iterable[Item], total: int, what: str, console: Console) -> Iterator[Item]:
+def _lines(
+    items: Iterable[Item], total: int, what: str, console: Console, note: Callable[[Item], str]
+) -> Iterator[Item]:
     started = told = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         if now - told >= SECONDS_BETWEEN_LINES and done < total:
             rate = done / (now - started)
-            console.print(f"{what}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left")
+            words = f"{what}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
+            console.print(f"{words}; {said}" if (said := note(item)) else words, soft_wrap=True)
             told = now

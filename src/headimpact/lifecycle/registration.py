@@ -10,7 +10,7 @@ from headimpact.evaluation import metrics
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import read_json
-from headimpact.lifecycle import layout, tracking
+from headimpact.lifecycle import experiment, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.serving import Limits
 from headimpact.lifecycle.summary import Summary
@@ -35,7 +35,8 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int | 
     """Log the rows of tables 4 and 5 and register the adapter in the open run; gives the version.
 
     An adapter that is registered already keeps its version, whose description is brought up to date. One that was
-    softened to scale 0 is the original, and is not registered: None.
+    softened to scale 0 is the original, and is not registered: None. The alias of the setup moves to the version unless
+    :func:`why_no_alias` says why not.
     """
     results, adapter = read_json(layout.results(job.model, job.setup)), layout.adapter(job.model, job.setup)
     row = {"model": job.model, "setup": job.setup} | {
@@ -50,17 +51,44 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int | 
     header = read_json(adapter / HEADER)
     if header.get("scale") == 0:
         return None
-    text = description(header, results, changes)
-    return tracking.register(adapter, text, Limits(**config.serve.model_dump()))
+    why = why_no_alias(job.model, job.setup)
+    text = description(header, results, changes, why)
+    return tracking.register(adapter, text, Limits(**config.serve.model_dump()), with_alias=why is None)
 
 
-def description(header: Mapping[str, Any], results: Mapping[str, Any], changes: Mapping[str, Difference]) -> str:
+def why_no_alias(model: str, setup: str) -> str | None:
+    """Why the alias of a setup does not move to its adapter: it was made with other values than those of params.yaml,
+    or is no better than the original on the validation part. None: it moves."""
+    history = layout.history(model, setup)
+    rows = pd.read_csv(history) if history.exists() else pd.DataFrame()
+    records = [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+    return experiment.why_no_alias(read_json(layout.adapter(model, setup) / HEADER), records)
+
+
+def registered_rows(model: str, setup: str, version: int) -> list[tuple[str, str]]:
+    """Rows of a summary: the version and its alias; where it has none, why, and the command that moves it."""
+    name, why = tracking.registered_name(model), why_no_alias(model, setup)
+    if why is None:
+        return [("registered", f"{name} version {version}, alias {alias(setup)}")]
+    return [
+        ("registered", f"{name} version {version}; the alias {alias(setup)} does not move to it: {why}"),
+        ("to move it", experiment.move_alias(name, setup, version)),
+    ]
+
+
+def description(
+    header: Mapping[str, Any],
+    results: Mapping[str, Any],
+    changes: Mapping[str, Difference],
+    why_no_alias: str | None = None,
+) -> str:
     """Of a version, in Markdown: what was trained, how it did on the test part, and what to send it.
 
     Args:
         header: of the adapter.
         results: content of results.json.
         changes: against the original, by metric; empty where they are not known.
+        why_no_alias: see :func:`why_no_alias`.
     """
     rows = []
     for metric, estimate in results["metrics"].items():
@@ -72,6 +100,7 @@ def description(header: Mapping[str, Any], results: Mapping[str, Any], changes: 
     return "\n".join(
         [
             f"{header['setup']} of {header['base']}: LoRA on layers {layers}{scaled}, dataset {header['dataset']}.",
+            *([f"Not the version of the alias: {why_no_alias}."] if why_no_alias else []),
             "",
             "| test metric | value ± standard error | change against the original |",
             "|---|---|---|",
@@ -97,7 +126,8 @@ def register_all(config: Config, model: str) -> Summary:
             version = register(config, Job(model, setup), changes)
         if version is None:
             missing.append((setup, "softened to scale 0, it is the original"))
-        else:
-            rows.append((setup, f"{tracking.registered_name(model)} version {version}, alias {alias(setup)}"))
+            continue
+        (_, first), *more = registered_rows(model, setup, version)
+        rows += [(setup, first), *((f"{setup}, {what}", text) for what, text in more)]
     nothing = [("registered", "nothing" if missing else "nothing: no adapter is trained")]
     return Summary(f"register {model}", rows or nothing, missing)

@@ -349,6 +349,9 @@ COMMANDS = {
         "Check every record and image of a dataset: what is wrong, and what it will and will not measure."
     ),
     "convert": Command("Make data of your own from the files of LabelMe, YOLO, a CSV table or a COCO export."),
+    "export": Command(
+        "Deliver a trained adapter: with a model card, checked for servers, and as merged weights where asked for."
+    ),
     "write": Command("Write the files that follow from the registry of steps and from the code; for who edits these."),
 }
 """Every command that is no step, by name."""

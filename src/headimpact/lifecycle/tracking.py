@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, Run
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json
+from headimpact.lifecycle import experiment
 from headimpact.lifecycle.garbage import nothing_collected
 from headimpact.selection.grammar import alias, is_softened
 from headimpact.statistics import Difference
@@ -35,7 +36,8 @@ if TYPE_CHECKING:  # most runs register nothing and draw nothing
 
     from headimpact.lifecycle import serving
 
-EXPERIMENT = "head-impact"
+EXPERIMENT = experiment.NAME
+_DEFAULT = "0"  # the experiment that every store begins with, where `mlflow run` puts its runs
 STAGE = "DVC_STAGE"
 RUN = "MLFLOW_RUN_ID"
 PARENT_RUN = "HEADIMPACT_PARENT_RUN"
@@ -66,9 +68,34 @@ def initialise() -> str:
     mlflow.set_tracking_uri(uri)
     name = hashlib.sha256(f"{psutil.Process().username()} {uri}".encode()).hexdigest()[:16]
     with nothing_collected(), FileLock(Path(tempfile.gettempdir()) / f"headimpact-{name}.lock"):
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            mlflow.create_experiment(EXPERIMENT)
+        found = mlflow.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            _make_experiment(uri)
+        elif experiment.KIND not in found.tags:  # made by `mlflow run`, or by an earlier version
+            _describe(found.experiment_id)
     return uri
+
+
+def _make_experiment(uri: str) -> None:
+    """Make the project's experiment.
+
+    In a store of the project's own it is the one that MLflow made, by another name: `mlflow run` opens its run before
+    anything here is asked, and there. On a server, which others use, too, and where only a server can store the
+    artifacts (a store that `mlflow ui` made), it is one beside that.
+    """
+    client, number = MlflowClient(), None
+    if not uri.startswith("http"):
+        default = client.get_experiment(_DEFAULT)
+        if default.name == "Default" and not default.artifact_location.startswith("mlflow-artifacts:"):
+            client.rename_experiment(_DEFAULT, EXPERIMENT)
+            number = _DEFAULT
+    _describe(number or mlflow.create_experiment(EXPERIMENT))
+
+
+def _describe(number: str) -> None:
+    """Tag the project's experiment for MLflow's pages."""
+    for name, value in experiment.tags(number).items():
+        MlflowClient().set_experiment_tag(number, name, value)
 
 
 @contextmanager
@@ -98,25 +125,34 @@ def run(
         opened = mlflow.start_run(run_id=continued.info.run_id)
         if _ERROR in continued.data.tags:  # of an evaluation that failed
             mlflow.delete_tag(_ERROR)
+            mlflow.set_tag(experiment.NOTE, experiment.without_failure(continued.data.tags.get(experiment.NOTE, "")))
     else:
-        parent, experiment = (None, None) if RUN in os.environ else _place()
+        parent, place = (None, None) if RUN in os.environ else _place()
         opened = mlflow.start_run(
-            run_name=" ".join(part for part in (step, model, setup) if part),
+            run_name=experiment.run_name(step, model, setup),
             tags={name: value for name, value in tags.items() if value},
             parent_run_id=parent,
-            experiment_id=experiment,
+            experiment_id=place,
         )
     try:
+        _tell_of_default(opened.info.experiment_id)
         _check_artifacts(opened.info.artifact_uri)
         yield opened.info.run_id
     except KeyboardInterrupt:
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        mlflow.set_tag(_ERROR, f"{type(error).__name__}: {error}")
+        _say_why(opened.info.run_id, error)
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run()
+
+
+def _say_why(run_id: str, error: BaseException) -> None:
+    """A failed run says why: in a tag, and in the description that its page begins with."""
+    before = MlflowClient().get_run(run_id).data.tags.get(experiment.NOTE, "")
+    note = experiment.failure_note(error, before)
+    mlflow.set_tags({_ERROR: f"{type(error).__name__}: {error}", experiment.NOTE: note})
 
 
 @contextmanager
@@ -132,9 +168,9 @@ def _place() -> tuple[str | None, str | None]:
         return parent, mlflow.get_run(parent).info.experiment_id
     if os.environ.get("MLFLOW_EXPERIMENT_ID") or os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         return None, None
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None  # made by initialise()
-    return None, experiment.experiment_id
+    ours = mlflow.get_experiment_by_name(EXPERIMENT)
+    assert ours is not None  # made by initialise()
+    return None, ours.experiment_id
 
 
 def _training_run(model: str | None, setup: str | None, adapter_digest: str) -> Run | None:
@@ -148,8 +184,14 @@ def _training_run(model: str | None, setup: str | None, adapter_digest: str) -> 
 def _search(query: str) -> list[Run]:
     """The latest run of any experiment that a query finds, or none."""
     client = MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = [each.experiment_id for each in client.search_experiments()]
     return list(client.search_runs(experiments, query, max_results=1))
+
+
+def _tell_of_default(number: str) -> None:
+    """A run that `mlflow run` opened in MLflow's experiment Default stands apart from the others."""
+    if number == _DEFAULT and mlflow.get_experiment(number).name == "Default":
+        print(f"This run stands in MLflow's experiment Default; the others: mlflow run --experiment-name {EXPERIMENT}")
 
 
 def _check_artifacts(uri: str | None) -> None:
@@ -221,18 +263,23 @@ def log_history(history: pd.DataFrame) -> None:
 def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference]) -> None:
     """Log the content of results.json as final metrics.
 
-    ``test/<metric>``, with ``/se``, ``/difference`` against the original and its ``/low``, ``/high`` and
-    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters;
-    ``test/chance``, the accuracy of guessing, where some question has fewer than four options.
+    ``test/<metric>``, with ``_se``, ``_difference`` against the original and its ``_difference_low``,
+    ``_difference_high`` and ``_difference_p_value``; ``parameters/total``, ``parameters/trainable`` and
+    ``parameters/percent`` where there are parameters; ``test/chance``, the accuracy of guessing, where some question
+    has fewer than four options.
     """
     values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
     if (chance := results.get(QUESTIONS, {}).get("chance")) is not None:
         values["test/chance"] = chance
     for metric, estimate in results["metrics"].items():
-        values |= {f"test/{metric}": estimate["value"], f"test/{metric}/se": estimate["se"]}
+        values |= {experiment.result_name(metric): estimate["value"]}
+        values |= {experiment.result_name(metric, "se"): estimate["se"]}
     for metric, difference in differences.items():
-        values[f"test/{metric}/difference"] = difference.value
-        values |= {f"test/{metric}/{name}": getattr(difference, name) for name in ("low", "high", "p_value")}
+        values[experiment.result_name(metric, "difference")] = difference.value
+        values |= {
+            experiment.result_name(metric, f"difference_{name}"): getattr(difference, name)
+            for name in ("low", "high", "p_value")
+        }
     mlflow.log_metrics({name: float(value) for name, value in values.items()})
 
 
@@ -297,8 +344,7 @@ def link_score(model: str, table_digest: str) -> str | None:
     mlflow.set_tags(
         {
             "score_run": score.run_id,
-            "mlflow.note.content": f"Layers from [this score run]"
-            f"(#/experiments/{score.experiment_id}/runs/{score.run_id}).",
+            experiment.NOTE: f"Layers from [this score run](#/experiments/{score.experiment_id}/runs/{score.run_id}).",
         }
     )
     return score.run_id
@@ -312,7 +358,7 @@ def adapter_digest(adapter: Path) -> str:
 
 def registered_name(model: str) -> str:
     """The registered model that holds the adapters of a model."""
-    return f"head-impact-{model}"
+    return f"{EXPERIMENT}-{model}"
 
 
 def register(
@@ -321,6 +367,7 @@ def register(
     limits: "serving.Limits",
     requirements: Path = Path("requirements.txt"),
     package: Path = Path(__file__).parents[1],
+    with_alias: bool = True,
 ) -> int:
     """Log the adapter as a servable model of the run and register it, as ``head-impact-<model>@<setup>``.
 
@@ -334,6 +381,7 @@ def register(
         limits: the section ``serve`` of params.yaml.
         requirements: pinned dependencies.
         package: the code to keep with the version.
+        with_alias: move the alias of the setup to the version.
 
     Returns:
         The version.
@@ -348,7 +396,9 @@ def register(
     client.update_model_version(name, version, description=description)
     for tag, value in tags.items():
         client.set_model_version_tag(name, version, tag, value)
-    client.set_registered_model_alias(name, alias(header["setup"]), version)
+    client.update_registered_model(name, description=experiment.registered_note(header["base"], header))
+    if with_alias:
+        client.set_registered_model_alias(name, alias(header["setup"]), version)
     return int(version)
 
 
@@ -375,7 +425,7 @@ def _log_model(
         # An input example would make MLflow load the base here, a second time, to try it.
         warnings.filterwarnings("ignore", ".*input example was not provided")
         logged = mlflow.pyfunc.log_model(
-            name="adapter",
+            name=experiment.model_name(header["base"], header["setup"]),
             python_model=str(package / "lifecycle/serving.py"),
             artifacts={key: path.resolve().as_uri() for key, path in artifacts.items()},
             code_paths=[str(package)],
@@ -383,8 +433,36 @@ def _log_model(
             signature=serving.signature(limits),
             model_config=vars(limits),
             registered_model_name=name,
+            params={"model": header["base"], "setup": header["setup"], "layers": _version_tags(header)["layers"]},
+            step=_last_step(),  # whose figures MLflow gives to the model
         )
+    _link_figures(str(logged.model_id))
     return str(logged.registered_model_version)
+
+
+def _last_step() -> int:
+    """The last step of the run's training; 1 where it trained nothing: final figures stand at 0."""
+    logged = MlflowClient().get_metric_history(_run_id(), "train/loss")
+    return max((metric.step for metric in logged), default=1)
+
+
+def _link_figures(model_id: str) -> None:
+    """Give the run's final figures to the model, with the dataset that they were measured on: MLflow's tab Models
+    compares models by these."""
+    client = MlflowClient()
+    run = client.get_run(_run_id())
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    test = next((each.dataset for each in inputs if each.dataset.name.endswith("/test")), None)
+    of = {"dataset_name": test.name, "dataset_digest": test.digest} if test else {}
+    figures = []
+    for name in run.data.metrics:
+        if name.startswith(("test/", "parameters/")):
+            point = client.get_metric_history(run.info.run_id, name)[-1]  # the same one, so that the run has it once
+            figures.append(
+                Metric(name, point.value, point.timestamp, point.step, model_id, run_id=run.info.run_id, **of)
+            )
+    for batch in _batches(figures, _MAX_METRICS):
+        client.log_batch(run.info.run_id, metrics=batch)
 
 
 def _is_small_folder(path: Path) -> bool:

@@ -1,7 +1,10 @@
 """Which step uses which value of ``params.yaml``, from the entries of the registry."""
 
+from typing import Any
+
 from headimpact.errors import InputError
-from headimpact.lifecycle import layout
+from headimpact.lifecycle import layout, params
+from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.documentation import Parameter, documentation
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
 
@@ -49,6 +52,19 @@ def check_override(key: str, command: str, text: str = "<value>") -> None:
         f"before would not agree with it. Change it in {layout.PARAMS}, or try it as an experiment:\n"
         f"    dvc exp run -S '{key}={text}'"
     )
+
+
+def overridden(config: Config, step: Step) -> dict[str, Any]:
+    """The values, by dotted name, that decide what a step writes and are others than params.yaml has."""
+    given, recorded = _flat(config.model_dump()), _flat(params.load(layout.PARAMS).model_dump())
+    return {key: value for key, value in given.items() if tracks(step, key) and value != recorded.get(key)}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _run_by(command: str) -> list[Step]:

@@ -20,7 +20,7 @@ from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_
 from headimpact.lifecycle.steps.results import figures, flat, missing, questions, rows, share_done
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import launched
-from headimpact.selection.grammar import alias, is_softened
+from headimpact.selection.grammar import is_softened
 from headimpact.statistics import Difference
 
 
@@ -85,9 +85,8 @@ def _summary(
     shown = [*layers, *rows(labels, results, differences)]
     counts = results["parameters"]
     if version is not None:
-        name, its_alias = tracking.registered_name(job.model), alias(job.setup)
         shown.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
-        shown.append(("registered", f"{name} version {version}, alias {its_alias}"))
+        shown += registration.registered_rows(job.model, job.setup, version)
     elif is_softened(job.setup):
         shown.append(("registered", "nothing: at scale 0 this is the original"))
     shown.append(("kept", kept))

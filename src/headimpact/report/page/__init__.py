@@ -19,7 +19,7 @@ import jinja2
 _FOLDER = Path(__file__).parent
 # What `mlflow ui` listens on, and the first experiment that is made in a fresh store.
 ADDRESS = "http://127.0.0.1:5000"
-EXPERIMENT = "1"
+EXPERIMENT = "0"
 # 12, 1,024, -0.4, 3.6e-9, 3.02 ± 0.03, 0.4 (0.1 to 0.7); page.js holds the same to sort by it.
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+(e[-+]?\d+)?%?(\s*[±(].*)?", re.IGNORECASE | re.DOTALL)
 _NO_NUMBER = ("", "missing")
