@@ -43,7 +43,7 @@ def score(vlm: Vlm, samples: Sequence[Sample], settings: ChanceSettings) -> pd.D
     """One ``eager`` sequence an object, every attention matrix kept until its rows are read. The image processor sees
     an image once, and token masks are made the engine's way, so that only the forwards differ."""
     vlm.model.set_attn_implementation({"text_config": "eager"})
-    accumulator, others = ImpactAccumulator(vlm.layers, vlm.heads), OtherObjects(samples)
+    accumulator, others = ImpactAccumulator(len(vlm.attention_layers), vlm.heads), OtherObjects(samples)
     for sample in samples:
         encoded = vlm.encode_image(sample.image())
         for obj in sample.objects:

@@ -1,6 +1,6 @@
 """Costs: parameters exactly as in table 5, weights exactly, the rest as estimates that move the right way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ LOAD = cost.Workload(images=8, visual=1000.0, tokens=1100.0, answers=30.0, block
 @families()
 def test_parameters_are_those_of_table_5(family):
     model, base, on_one = real(family), facts(family).parameters, facts(family).adapted_layer
-    on_four, on_all = 4 * on_one, model.layers * on_one
-    four, full = [3, 4, 5, 6], cost.setup_layers(check_setup("full"), model.layers)
+    on = on_one if isinstance(on_one, Mapping) else dict.fromkeys(model.attention_layers, on_one)
+    four, full = model.attention_layers[1:5], cost.setup_layers(check_setup("full"), model.attention_layers)
+    on_four, on_all = sum(on[layer] for layer in four), sum(on.values())
     assert cost.count_parameters(model, four, SETTINGS) == lora.Parameters(base + on_four, on_four)
     assert cost.count_parameters(model, full, SETTINGS) == lora.Parameters(base + on_all, on_all)
     assert cost.count_parameters(model, [], SETTINGS) == lora.Parameters(base, 0)
@@ -34,10 +35,12 @@ def test_parameters_are_those_of_table_5(family):
 
 
 def test_setups_stand_for_as_many_layers_as_they_train():
-    counts = {setup: cost.setup_layers(check_setup(setup), 12) for setup in ("original", "top-4", "random-2")}
+    counts = {setup: cost.setup_layers(check_setup(setup), range(12)) for setup in ("original", "top-4", "random-2")}
     assert counts == {"original": [], "top-4": [0, 1, 2, 3], "random-2": [0, 1]}
-    assert cost.setup_layers(check_setup("full"), 3) == [0, 1, 2]
-    assert cost.setup_layers(check_setup("layers:6,8,9"), 12) == [6, 8, 9]
+    assert cost.setup_layers(check_setup("full"), range(3)) == [0, 1, 2]
+    assert cost.setup_layers(check_setup("layers:6,8,9"), range(12)) == [6, 8, 9]
+    assert cost.setup_layers(check_setup("full"), (3, 7, 11)) == [3, 7, 11]
+    assert cost.setup_layers(check_setup("top-2"), (3, 7, 11)) == [3, 7]
 
 
 @families()
@@ -91,7 +94,7 @@ def test_estimates_of_real_bases_move_the_right_way(family):
     half = cost.estimate(model, LOAD, 0, 400_000, torch.bfloat16)
     assert half.adapter == 6_400_000
     assert half.memory == half.weights + half.adapter + half.activations
-    assert cost.estimate(model, LOAD, 0, 400_000, torch.float32).memory > 1.25 * half.memory
+    assert cost.estimate(model, LOAD, 0, 400_000, torch.float32).memory > 1.2 * half.memory
     later = cost.estimate(model, LOAD, model.layers - 1, 400_000, torch.bfloat16)
     forward = cost.estimate(model, LOAD, None, 0, torch.bfloat16)
     assert forward.flops < later.flops < half.flops < 3 * forward.flops

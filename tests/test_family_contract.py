@@ -25,9 +25,10 @@ from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import backward, phrase_nll
 from headimpact.vlm import attention, packing
-from headimpact.vlm.base import PROJECTIONS, EncodedImage, Vlm
+from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.conversations import Conversation
 from headimpact.vlm.families import FAMILIES, family_class
+from headimpact.vlm.layers import PROJECTIONS
 from headimpact.vlm.packing import Tokens
 from headimpact.vlm.tokengrid import planes, token_mask
 
@@ -235,7 +236,7 @@ def check_cause_and_effect(vlm: Vlm, width: int, height: int) -> None:
             difference = vlm.image_features([vlm.encode_image(Image.fromarray(changed))])[0] - before
             # The embedding, and whatever the decoder adds later.
             effects = [part.norm(dim=1) for part in difference.split(vlm.text_config.hidden_size, dim=1)]
-            assert covered[effects[0].argmax()] > 0.5
+            assert covered[effects[0].argmax()] >= 0.5  # it belongs to the object, as token_mask has it
             for effect in effects:
                 # Nothing reaches a token that sees nothing of the change (a filter may ring by a pixel or two).
                 assert effect[covered == 0].max() < 0.2 * effect.max()
@@ -384,7 +385,7 @@ def packed_forward(vlm: Vlm, images: list[EncodedImage], captions: list[list[Tok
         picked = [tokens.answer for tokens in packed.tokens]
         answers = likelihood.log_probabilities(vlm, packed, hidden, picked)
         options = likelihood.option_log_probabilities(vlm, packed, hidden, labels)
-    assert sorted(layers) == list(range(vlm.layers))
+    assert sorted(layers) == list(vlm.attention_layers)
     rows = [torch.stack([layers[layer][index] for layer in sorted(layers)]) for index in range(len(descriptions))]
     return iter(rows), iter(answers), iter(options)
 
@@ -410,15 +411,21 @@ def test_packed_equals_unpacked(family: str):
 
 @families()
 def test_conversations_share_what_their_attention_allows(family: str):
-    """Whatever they have in common; where the whole prompt attends in both directions, all of it."""
+    """Whatever they have in common; where the whole prompt attends in both directions, all of it; and nothing where
+    something else than attention carries values on."""
     vlm = tiny(family)
-    same_prompt = vlm.prompt_attention is packing.PromptAttention.PREFIX
+    if vlm.prompt_attention is packing.PromptAttention.RECURRENT:
+        expected = [(0,), (1,), (2,), (3,), (4,)]
+    elif vlm.prompt_attention is packing.PromptAttention.PREFIX:
+        expected = [(0, 1, 2), (3,), (4,)]
+    else:
+        expected = [(0, 1, 2, 3, 4)]
     grid = vlm.grid(128, 96)
     captions = [vlm.tokenize(vlm.caption(phrase), grid) for phrase in PHRASES[:3]]
     questions = [vlm.question_tokens(order, 0, grid)[0] for order in (OPTIONS, OPTIONS[::-1])]
     groups = packing.pack_image([*captions, *questions], vlm.prompt_attention)
-    assert [group.members for group in groups] == ([(0, 1, 2), (3,), (4,)] if same_prompt else [(0, 1, 2, 3, 4)])
-    assert sum(len(group.ids) for group in groups[:1]) < sum(len(c.ids) for c in captions)
+    assert [group.members for group in groups] == expected
+    assert len(groups) == 5 or sum(len(group.ids) for group in groups[:1]) < sum(len(c.ids) for c in captions)
 
 
 @pytest.fixture(scope="module")

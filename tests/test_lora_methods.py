@@ -17,7 +17,8 @@ from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.forward import Engine
 from headimpact.engine.watch import unwatched
 from headimpact.errors import InputError
-from headimpact.vlm.base import PROJECTIONS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.layers import PROJECTIONS
 
 WIDE = tuple(PROJECTIONS)
 METHODS = ("lora", "dora", "rslora")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_facts import tiny
 
 from headimpact.adapters import cost
 from headimpact.data import coco
@@ -101,6 +102,22 @@ def test_a_plan_names_the_commit_of_a_branch(settings, monkeypatch):
     rows = dict(plan.run(settings, JOB).rows)
     assert rows["params.yaml"].endswith(f"revision: {'c' * 40}")
     assert rows["base"].endswith(f"at {'c' * 40}")
+
+
+def test_a_plan_of_a_hybrid_says_what_it_cannot_do(settings, monkeypatch):
+    hybrid = tiny("qwen3_5")
+    monkeypatch.setattr(loading, "skeleton", lambda source, revision: hybrid)
+    rows = dict(plan.run(settings, config.Job("tiny-smolvlm", "top-2")).rows)
+    assert rows["attention"] == "in the layers 1, 3 alone: only they are scored, chosen and adapted"
+    assert rows["single heads"].startswith("cannot be adapted: each head's rows of its q_proj hold a query and the ")
+    assert "each in a sequence of its own" in rows["tokens an image"]
+    assert rows["top-4"].startswith("not possible: Setup 'top-4' asks for 4 layers, but the model has 2 of 4 that")
+    assert rows["top-2"].startswith("trainable ")
+    assert rows["full"] == rows["top-2"]
+    with pytest.raises(InputError, match=r"^Single heads of tiny qwen3_5 cannot be adapted: each head's rows"):
+        plan.run(settings, config.Job("tiny-smolvlm", "heads:top-4"))
+    with pytest.raises(InputError, match=r"^Setup 'top-3' asks for 3 layers"):
+        plan.run(settings, config.Job("tiny-smolvlm", "top-3"))
 
 
 def test_a_plan_logs_its_parameters_into_the_run_that_is_there_and_opens_none(settings, monkeypatch):

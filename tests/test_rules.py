@@ -88,7 +88,7 @@ def test_a_new_rule_chooses_and_says_why(odd: Rule, impact: pd.DataFrame) -> Non
 
 def test_a_new_rule_is_compared_with_the_champion(depth: Rule, odd: Rule, impact: pd.DataFrame) -> None:
     hi = impact.groupby("layer")["hi"].mean().to_numpy()
-    measured = measured_layers(impact, pd.DataFrame({"depth": -hi}))
+    measured = measured_layers(impact, pd.DataFrame({"layer": range(6), "depth": -hi}))
     found = with_champion(measured, 3).set_index("rule")
     assert found.loc["depth"].tolist() == [pytest.approx(-1), 0]
     assert np.isnan(found.loc["odd", "spearman"])
@@ -131,7 +131,8 @@ def test_a_new_measure_is_read_from_the_steps_files(
     depth: Rule, impact: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for path, table in ((layout.impact_table("tiny"), impact), (layout.measures("tiny"), pd.DataFrame({"depth": [7]}))):
+    measures = pd.DataFrame({"layer": [0], "depth": [7]})
+    for path, table in ((layout.impact_table("tiny"), impact), (layout.measures("tiny"), measures)):
         path.parent.mkdir(parents=True)
         table.to_csv(path, index=False)
     assert set(read_measured("tiny", with_measures=True)) == {"hi", "excess", "auroc", "mass", "depth"}

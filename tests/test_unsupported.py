@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 from headimpact.errors import InputError
 from headimpact.vlm import settings
 from headimpact.vlm.families import FAMILIES, family_name
+from headimpact.vlm.packing import PromptAttention
 from headimpact.vlm.unsupported import REASONS
 
 OF_THEIR_OWN_CODE = {"minicpmv", "phi4mm", "phi3_v"}
@@ -41,6 +42,12 @@ def test_what_has_no_model_type_is_refused_in_a_sentence(config: object) -> None
 @families()
 def test_the_decoder_of_a_family_is_as_the_engine_takes_it(family: str) -> None:
     settings.check(tiny(family))
+
+
+def test_only_a_family_that_says_so_has_layers_without_attention() -> None:
+    hybrids = [family for family in FAMILIES if len(tiny(family).attention_layers) < tiny(family).layers]
+    assert hybrids == ["qwen3_5"]
+    assert all(tiny(family).prompt_attention is PromptAttention.RECURRENT for family in hybrids)
 
 
 def test_a_decoder_with_other_layers_is_refused_whatever_the_family() -> None:

@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -196,10 +197,11 @@ def lora_config(
         InputError: there is nothing to adapt, no such projection, single heads were selected, or the selection is of
             another model.
     """
-    if len(selection.scores) != base.layers:
+    scored = [layer for layer, score in enumerate(selection.scores) if not math.isnan(score)]
+    if scored != list(base.attention_layers):
         raise InputError(
-            f"The selection is for a model of {len(selection.scores)} layers, and {base.source} has {base.layers}: "
-            "select from this model's own impact."
+            f"The selection is for a model of {len(scored)} layers, and {base.source} has "
+            f"{len(base.attention_layers)}: select from this model's own impact."
         )
     if selection.heads:
         raise InputError(

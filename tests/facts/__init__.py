@@ -26,7 +26,8 @@ class Facts:
         template: the real checkpoint's chat template, as far as text and images go; None where it has none.
         caption: what that template makes of a description, with {phrase} and the image as <image>.
         layers, heads, parameters: of the real checkpoint's language model, and of all of it.
-        adapted_layer: trainable parameters of LoRA of rank 8 on q, k and v of one of its layers (table 5).
+        adapted_layer: trainable parameters of LoRA of rank 8 on q, k and v of one of its layers (table 5), or of each
+            of those that have attention, where they differ.
         grid_at_640x480: where the visual tokens of an image of 640 x 480 lie.
         visual_tokens: their number by width and height of an image, as the real checkpoint's own processor gives it.
         patches_per_token: patches of its vision tower in one visual token.
@@ -42,7 +43,7 @@ class Facts:
     layers: int
     heads: int
     parameters: int
-    adapted_layer: int
+    adapted_layer: int | Mapping[int, int]
     grid_at_640x480: TokenGrid
     visual_tokens: Mapping[tuple[int, int], int]
     patches_per_token: int

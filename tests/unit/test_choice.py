@@ -1,5 +1,6 @@
 """The layers and heads that setups choose, and the reasons given."""
 
+import json
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from headimpact.errors import InputError
 from headimpact.selection.choice import priority, select
+from headimpact.selection.selection import Selection
 
 # ranks from the best: 5, 2, 9, 0 ... and 11, 7, 3, 1 from the worst
 SCORES = np.array([0.60, 0.13, 0.80, 0.12, 0.30, 0.90, 0.40, 0.11, 0.35, 0.70, 0.45, 0.10])
@@ -117,11 +119,58 @@ def test_a_measured_rule_takes_the_layers_of_its_own_highest_scores(rule: str):
     assert select(f"{rule}-2", ties, seed=0).layers == (0, 1)
 
 
+def with_gaps(scores: np.ndarray) -> np.ndarray:
+    """The heads of the layers 3, 7, 11, ... alone have scores: the others have no attention."""
+    grid = np.full((4 * len(scores), *scores.shape[1:]), np.nan)
+    grid[3::4] = scores
+    return grid
+
+
+@pytest.mark.parametrize(
+    "setup", ["top-2", "bottom-2", "random-2", "gradient-1", "first-2", "middle-2", "last-1", "full"]
+)
+def test_a_layer_without_attention_is_never_chosen(setup: str):
+    """Every rule chooses as it would if the layers that have attention were all there are."""
+    rng = np.random.default_rng(0)
+    hi, gradient = rng.random((6, 4)), rng.random(6)
+    alone = select(setup, {"hi": hi, "gradient": gradient}, seed=1)
+    found = select(setup, {"hi": with_gaps(hi), "gradient": with_gaps(gradient)}, seed=1)
+    assert found.layers == tuple(4 * layer + 3 for layer in alone.layers)
+    assert [why.reason for why in found.why] == [why.reason for why in alone.why]
+    assert [why.score for why in found.why] == [why.score for why in alone.why]
+    assert found.rule == f"{alone.rule} (of the 6 that have attention: the other layers have none)"
+    assert len(found.scores) == 24
+    assert np.isnan(found.scores).sum() == 18
+    assert str(Selection.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))) == str(found)
+
+
+def test_heads_are_those_of_layers_with_attention():
+    hi = np.random.default_rng(0).random((6, 4))
+    alone, found = select("heads:top-5", {"hi": hi}, 0), select("heads:top-5", {"hi": with_gaps(hi)}, 0)
+    assert found.heads == tuple((4 * layer + 3, head) for layer, head in alone.heads)
+    assert [why.reason for why in found.why] == [why.reason for why in alone.why]
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        ("top-7", "asks for 7 layers, but the model has 6 of 24 that have attention"),
+        ("random-4", "needs 4 layers outside top-4 and bottom-4, but the model has 6 layers"),
+        ("layers:3,4", "names layer 4, which has no attention: the layers 3, 7, 11, 15, 19, 23 have"),
+        ("heads:8.0", "names layer 8, which has no attention"),
+        ("heads:top-25", "asks for 25 heads, but the model has 24"),
+    ],
+)
+def test_what_layers_without_attention_lack_is_said(setup: str, message: str):
+    with pytest.raises(InputError, match=f"^Setup '{setup}' {message}"):
+        select(setup, {"hi": with_gaps(np.random.default_rng(0).random((6, 4)))}, 0)
+
+
 def test_a_rule_without_its_measure_is_refused():
     with pytest.raises(InputError, match=r"^Setup 'knockout-4' goes by the loss of .*, which was not measured"):
         select("knockout-4", HI, seed=0)
     with pytest.raises(InputError, match=r"^Layer 2 has no score \(nan\)"):
-        select("gradient-1", {**HI, "gradient": np.array([1.0, 2, np.nan])}, seed=0)
+        select("gradient-1", {**HI, "gradient": np.array([1.0, 2, np.nan, *np.ones(9)])}, seed=0)
 
 
 def test_positions_need_no_score_but_tell_it():

@@ -1,5 +1,7 @@
 """Head Impact over objects: collected forward by forward, laid out in tables, written and read back."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,12 @@ def small_impact(objects: int = 6, layers: int = 4, heads: int = 3, seed: int = 
     shape = (objects, layers, heads)
     scores = {name: rng.random(shape, dtype=np.float32) for name in SCORES}
     image_ids = np.arange(objects) // 2 + 10
-    return Impact(image_ids=image_ids, object_ids=np.arange(objects) + 100, **scores)
+    return Impact(image_ids, np.arange(objects) + 100, **scores, layers=tuple(range(layers)))
+
+
+def reordered(impact: Impact, order: Sequence[int] | np.ndarray) -> Impact:
+    changed = {name: getattr(impact, name)[order] for name in ("image_ids", "object_ids", *SCORES)}
+    return dataclasses.replace(impact, **changed)
 
 
 def test_accumulator_stacks_forwards_layers_and_images():
@@ -172,8 +179,23 @@ def test_layer_scores_are_means_of_the_table():
 def test_permuting_objects_changes_the_table_by_rounding_alone():
     impact = small_impact(objects=9)
     order = np.random.default_rng(1).permutation(9)
-    shuffled = Impact(**{name: value[order] for name, value in vars(impact).items()})
+    shuffled = reordered(impact, order)
     pd.testing.assert_frame_equal(impact.table(), shuffled.table(), rtol=1e-10)
+
+
+def test_layers_without_attention_have_no_rows_and_true_numbers(tmp_path: Path):
+    every = small_impact()
+    impact = dataclasses.replace(every, layers=(3, 7, 11, 15))
+    table = impact.table()
+    assert table["layer"].unique().tolist() == [3, 7, 11, 15]
+    pd.testing.assert_frame_equal(table.drop(columns="layer"), every.table().drop(columns="layer"))
+    grid = head_grid(table)
+    assert grid.shape == (16, 3)
+    np.testing.assert_array_equal(grid[[3, 7, 11, 15]], every.hi)
+    assert np.isnan(np.delete(grid, [3, 7, 11, 15], axis=0)).all()
+    back = Impact.from_frame(impact.objects_frame())
+    assert back.layers == impact.layers
+    pd.testing.assert_frame_equal(back.table(), table)
 
 
 def test_head_grid_refuses_an_edited_table(tmp_path: Path):
@@ -216,7 +238,7 @@ def test_objects_frame_survives_parquet(tmp_path: Path):
 def test_from_frame_keeps_the_order_of_objects():
     impact = small_impact()
     order = [4, 0, 5, 1, 3, 2]
-    shuffled = Impact(**{name: value[order] for name, value in vars(impact).items()})
+    shuffled = reordered(impact, order)
     assert Impact.from_frame(shuffled.objects_frame()).object_ids.tolist() == [104, 100, 105, 101, 103, 102]
 
 

@@ -23,6 +23,15 @@ def seen(packed: Packed) -> list[str]:
     return as_rows(packing.collate([packed]).mask[0, 0])
 
 
+def test_a_recurrent_decoder_has_one_conversation_a_sequence():
+    pair = [tokens([9, 9, 1, 2, 3], 3), tokens([9, 9, 1, 4], 3)]
+    packed = packing.pack_image(pair, PromptAttention.RECURRENT)
+    assert [group.members for group in packed] == [(0,), (1,)]
+    assert [group.ids.tolist() for group in packed] == [pair[0].ids.tolist(), pair[1].ids.tolist()]
+    with pytest.raises(ValueError, match="takes one conversation a sequence"):
+        packing.pack(pair, [0, 1], PromptAttention.RECURRENT)
+
+
 def test_a_causal_pack_by_hand():
     packed = packing.pack([tokens([9, 9, 1, 2, 3], 3), tokens([9, 9, 1, 4], 3)], [0, 1], PromptAttention.CAUSAL)
     assert packed.ids.tolist() == [9, 9, 1, 2, 3, 4]

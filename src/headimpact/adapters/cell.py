@@ -70,7 +70,7 @@ def placement(layers: Sequence[int], heads: Sequence[tuple[int, int]], budget: i
     else 0."""
     if not budget:
         return Placement(tuple(layers), tuple(heads))
-    ranks = lora.spread(len(layers), budget, rank)
+    ranks = {layers[place]: share for place, share in lora.spread(len(layers), budget, rank).items()}
     return Placement(tuple(ranks), (), ranks)
 
 

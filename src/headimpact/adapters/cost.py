@@ -61,12 +61,17 @@ class Estimate:
         return self.weights + self.adapter + self.activations
 
 
-def setup_layers(setup: Setup, layers: int) -> list[int]:
+def setup_layers(setup: Setup, layers: Sequence[int]) -> list[int]:
     """The layers that a setup adapts, for a plan: those that a score would choose are not known before it, so the
-    first ones stand for them, whose backward is the longest."""
+    first ones stand for them, whose backward is the longest.
+
+    Args:
+        setup: of layers.
+        layers: those that have attention.
+    """
     if setup.kind == "layers":
         return list(setup.layers)
-    return list(range(layers if setup.kind == "full" else setup.count))
+    return list(layers if setup.kind == "full" else layers[: setup.count])
 
 
 def count_parameters(
@@ -124,7 +129,8 @@ def estimate(
         moments of AdamW, in float32);
       - what the backward needs of every layer from the lowest adapted one up, per token: ``3 width + 4 heads x
         head_width + 3 feed_forward`` numbers in ``dtype`` (inputs of the adapters; queries, keys, values, output;
-        gate, its activation, up) and ``width`` float32 numbers per norm. With a logit softcap (Gemma 2) the
+        gate, its activation, up) and ``width`` float32 numbers per norm; a layer that has no attention keeps its own
+        numbers in the place of those of queries, keys, values and output. With a logit softcap (Gemma 2) the
         attention's probabilities are kept, too: 8 bytes x heads x tokens x tokens per image;
       - the logits of the answer tokens: 3 float32 numbers per vocabulary entry (5 with a final softcap) and one
         in ``dtype``;
@@ -132,9 +138,10 @@ def estimate(
     feed_forward`` numbers in ``dtype`` per patch. Without training one decoder layer counts instead of all.
 
     Operations: 2 per parameter and token forward, in the decoder's layers, the vision tower and (answer tokens
-    alone) the output projection; 4 x tokens x tokens x width for attention. Backward through frozen layers costs
-    as much again, not twice as much, because no weight has a gradient; attention costs twice as much. Both from
-    the lowest adapted layer up, and for the output projection; the vision tower has no backward.
+    alone) the output projection; 4 x tokens x tokens x width for attention, in layers that have it. Backward
+    through frozen layers costs as much again, not twice as much, because no weight has a gradient; attention costs
+    twice as much. Both from the lowest adapted layer up, and for the output projection; the vision tower has no
+    backward.
 
     Measured on small models of the three families in float32 on a CPU: the backward kept 5 to 15 % less than
     the activations estimated here; the time of a step was between 0.3 and 2.5 times that of the operations at
@@ -166,22 +173,26 @@ def _activations(vlm: Vlm, load: Workload, lowest: int | None, size: int, checkp
     per_image = per_token * load.tokens
     if getattr(text, "attn_logit_softcapping", None):
         per_image += 8 * text.num_attention_heads * load.tokens**2
+    recurrent = (per_token - size * 4 * attention + FLOAT32_BYTES * vlm.recurrent_numbers) * load.tokens
     layers = 1 if lowest is None else vlm.layers - lowest
     entering = layers * load.tokens * text.hidden_size * size if checkpointing else 0
-    layers = 1 if checkpointing else layers
+    in_layers = max(per_image, recurrent) if len(vlm.attention_layers) < vlm.layers else per_image
+    if lowest is not None and not checkpointing:
+        attending = sum(layer >= lowest for layer in vlm.attention_layers)
+        in_layers = max(in_layers, attending * per_image + (layers - attending) * recurrent)
     copies = 5 if getattr(text, "final_logit_softcapping", None) else 3
     logits = load.answers * text.vocab_size * (copies * FLOAT32_BYTES + size)
     width, feed_forward = _vision_widths(vision)
     patches = load.visual * vlm.patches_per_token
     seen = patches * size * (4 * width + 2 * feed_forward)
-    return load.images * max(layers * per_image + entering + logits, seen)
+    return load.images * max(in_layers + entering + logits, seen)
 
 
 def _flops(vlm: Vlm, load: Workload, lowest: int | None, checkpointing: bool) -> float:
     text, vision = vlm.text_config, vlm.model.config.vision_config
-    in_layer = lora.count_parameters(vlm.decoder.get_submodule("layers.0")).total
+    in_layer = lora.count_parameters(vlm.decoder.get_submodule("layers")).total / vlm.layers
     matrices = 2 * in_layer * load.tokens
-    attention = 4 * load.tokens**2 * _attention_width(vlm)
+    attention = 4 * load.tokens**2 * _attention_width(vlm) * len(vlm.attention_layers) / vlm.layers
     backward = 0 if lowest is None else vlm.layers - lowest
     forwards = vlm.layers + (backward if checkpointing else 0)
     decoder = forwards * (matrices + attention) + backward * (matrices + 2 * attention)

@@ -36,7 +36,7 @@ class LoraSettings:
     Attributes:
         rank: of every update.
         alpha: an update is scaled by alpha / rank; with rslora by alpha / sqrt(rank).
-        targets: projections of a layer, as in ``headimpact.vlm.base.PROJECTIONS``.
+        targets: projections of a layer, as in ``headimpact.vlm.layers.PROJECTIONS``.
         method: lora; dora (weight-decomposed, PEFT's ``use_dora``); rslora (rank-stabilised, PEFT's ``use_rslora``).
     """
 
@@ -121,9 +121,15 @@ def attach(
             update is multiplied by stays what it is.
 
     Raises:
+        InputError: the layers have none of the targets.
         DeadAdapterError: PEFT adapted other modules than asked for.
     """
     names = vlm.projections(layers, settings.targets)
+    if not names:
+        raise InputError(
+            f"Layers {', '.join(map(str, layers))} of {vlm.source} have no {' or '.join(settings.targets)} of their "
+            "own: choose other layers or other lora.targets."
+        )
     config = peft_config(vlm, layers, settings, ranks)
     with torch.random.fork_rng(devices=[]), _without_old_names():
         torch.manual_seed(seed)
@@ -151,9 +157,11 @@ def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSetti
     a key-value head share its k and v: these rows move for the whole group.
 
     Raises:
-        InputError: no such head, a target that is not divided into heads by its rows, or DoRA.
+        InputError: no such head, a target that is not divided into heads by its rows, DoRA, or a family whose heads
+            cannot be adapted one by one.
         DeadAdapterError: PEFT adapted other modules than asked for.
     """
+    check_single_heads(vlm)
     if beyond := [head for head in heads if not 0 <= head[1] < vlm.heads]:
         raise InputError(f"Head {beyond[0][0]}.{beyond[0][1]} does not exist: a layer has {vlm.heads} heads.")
     if other := [target for target in settings.targets if target not in ("q_proj", "k_proj", "v_proj")]:
@@ -171,6 +179,12 @@ def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSetti
             (name,) = vlm.projections([layer], [target])
             _hold_at_zero(vlm.model.get_submodule(f"{name}.lora_B.default").weight, ~head_rows(vlm, of_layer, target))
     return peft_model
+
+
+def check_single_heads(vlm: Vlm) -> None:
+    """Raise ``InputError`` with the reason where the heads of a base cannot be adapted one by one."""
+    if vlm.no_single_heads:
+        raise InputError(f"Single heads of {vlm.source} cannot be adapted: {vlm.no_single_heads}. Adapt layers.")
 
 
 def head_rows(vlm: Vlm, heads: Sequence[int], target: str) -> Bool[Tensor, " rows"]:

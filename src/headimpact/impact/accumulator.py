@@ -76,14 +76,18 @@ class ImpactAccumulator:
         return torch.stack(layers, dim=1).float().cpu().numpy()
 
 
-def impact_of(arrays: Mapping[str, np.ndarray]) -> Impact:
+def impact_of(arrays: Mapping[str, np.ndarray], layers: Sequence[int] = ()) -> Impact:
     """The impact that :meth:`ImpactAccumulator.arrays` of several portions make.
+
+    Args:
+        arrays: of all portions.
+        layers: the numbers of the layers, where they are not all of the model's.
 
     Raises:
         ValueError: an object came twice.
         InputError: no object was scored.
     """
-    impact = Impact(arrays["image_ids"], arrays["object_ids"], *(arrays[name] for name in SCORES))
+    impact = Impact(arrays["image_ids"], arrays["object_ids"], *(arrays[name] for name in SCORES), layers=tuple(layers))
     if not len(impact.object_ids):
         raise InputError("No object was scored: every one was skipped, or the data holds none.")
     if len(np.unique(np.stack([impact.image_ids, impact.object_ids]), axis=1).T) < len(impact.object_ids):

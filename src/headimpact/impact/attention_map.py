@@ -44,11 +44,14 @@ def attention_map(vlm: Vlm, image: Image.Image, phrase: str, layer: int, head: i
     """The attention of one head over one RGB image while the model reads a phrase.
 
     Raises:
-        InputError: there is no such layer or head, or the phrase has no token.
+        InputError: there is no such layer or head, the layer has no attention, or the phrase has no token.
     """
     for name, index, count in (("layer", layer, vlm.layers), ("head", head, vlm.heads)):
         if not 0 <= index < count:
             raise InputError(f"There is no {name} {index}: {vlm.source} has {count} {name}s, 0 to {count - 1}.")
+    if layer not in vlm.attention_layers:
+        listed = ", ".join(map(str, vlm.attention_layers))
+        raise InputError(f"Layer {layer} of {vlm.source} has no attention: the layers {listed} have.")
     encoded = vlm.encode_image(image)
     tokens = vlm.tokenize(vlm.caption(phrase), encoded.grid)
     if not len(tokens.target):

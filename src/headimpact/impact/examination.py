@@ -30,12 +30,14 @@ QUERIES: dict[Rows, Callable[[Tokens], Int[Tensor, "_"]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """The scores of the same objects under every variation, by its name; ``image_ids`` and ``object_ids`` name them."""
+    """The scores of the same objects under every variation, by its name; ``image_ids`` and ``object_ids`` name them,
+    and ``layers`` are the numbers of the scored layers."""
 
     image_ids: Int[np.ndarray, " objects"]
     object_ids: Int[np.ndarray, " objects"]
     scores: dict[str, Scores]
     skipped: tuple[Skipped, ...]
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def examine(
         variation.name: Scores(**{name: found[_column(number, name)] for name in SCORES})
         for number, variation in enumerate(variations)
     }
-    return Examination(found["image_ids"], found["object_ids"], scores, tuple(skipped_of(found)))
+    return Examination(
+        found["image_ids"], found["object_ids"], scores, tuple(skipped_of(found)), engine.vlm.attention_layers
+    )
 
 
 def _examined(

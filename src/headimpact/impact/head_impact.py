@@ -22,7 +22,7 @@ class Impact:
     """The scores of every head on every object, and what follows from them.
 
     Scores as in :class:`headimpact.impact.layer_scores.LayerScores`; ``image_ids`` and ``object_ids`` name the objects
-    in the same order.
+    in the same order. ``layers`` are the numbers of the layers that have attention; empty: all of them have.
     """
 
     image_ids: Int[np.ndarray, " objects"]
@@ -31,6 +31,12 @@ class Impact:
     chance: Float[np.ndarray, "objects layers heads"]
     auroc: Float[np.ndarray, "objects layers heads"]
     mass: Float[np.ndarray, "objects layers heads"]
+    layers: tuple[int, ...] = ()
+
+    @property
+    def layer_numbers(self) -> Int[np.ndarray, " layers"]:
+        """Number of every scored layer, from 0."""
+        return np.array(self.layers or range(self.iou.shape[1]))
 
     @property
     def hi(self) -> Float[np.ndarray, "layers heads"]:
@@ -42,7 +48,8 @@ class Impact:
         return self.hi.mean(1)
 
     def table(self) -> pd.DataFrame:
-        """One row a head, layer by layer: layer, head, hi, hi_se, chance, excess, excess_z, auroc, mass.
+        """One row a head, layer by layer: layer, head, hi, hi_se, chance, excess, excess_z, auroc, mass. A layer
+        without attention has no row.
 
         ``hi`` is eq. 2; standard errors are clustered by image. ``excess`` is the mean of IoU - chance of the
         same object, ``excess_z`` that in its standard errors (NaN where nothing varies). A NaN score
@@ -50,10 +57,10 @@ class Impact:
         """
         hi, hi_se = clustered_means(self.iou, self.image_ids)
         excess, excess_se = clustered_means(self.iou.astype(np.float64) - self.chance, self.image_ids)
-        _, layers, heads = self.iou.shape
+        layers, heads = self.iou.shape[1:]
         return pd.DataFrame(
             {
-                "layer": np.repeat(np.arange(layers), heads),
+                "layer": np.repeat(self.layer_numbers, heads),
                 "head": np.tile(np.arange(heads), layers),
                 "hi": hi.ravel(),
                 "hi_se": hi_se.ravel(),
@@ -67,7 +74,7 @@ class Impact:
 
     def objects_frame(self) -> pd.DataFrame:
         """A row an object and head: image_id, object_id, layer, head, iou, chance, auroc, mass (float32)."""
-        keys = _keys(self.image_ids, self.object_ids, *self.iou.shape[1:])
+        keys = _keys(self.image_ids, self.object_ids, self.layer_numbers, self.iou.shape[2])
         return keys.assign(**{name: getattr(self, name).ravel().astype(np.float32) for name in SCORES})
 
     @classmethod
@@ -82,20 +89,23 @@ class Impact:
             raise InputError(f"The table of objects lacks the columns {', '.join(missing)}: score again.")
         if frame.empty:
             raise InputError("The table of objects has no row: score again.")
-        layers, heads = int(frame["layer"].max()) + 1, int(frame["head"].max()) + 1
+        numbers, heads = np.unique(frame["layer"]), int(frame["head"].max()) + 1
+        layers = len(numbers)
         image_ids, object_ids = (frame[name].to_numpy()[:: layers * heads] for name in _KEYS[:2])
-        expected = _keys(image_ids, object_ids, layers, heads)
+        expected = _keys(image_ids, object_ids, numbers, heads)
         if len(frame) != len(expected) or (frame[_KEYS].to_numpy() != expected.to_numpy()).any():
             raise InputError(
                 f"The table of objects does not hold {layers} layers x {heads} heads once for every object, "
                 "in order: it was changed after scoring. Score again."
             )
         scores = {name: frame[name].to_numpy(np.float32).reshape(-1, layers, heads) for name in SCORES}
-        return cls(image_ids=image_ids.copy(), object_ids=object_ids.copy(), **scores)
+        return cls(image_ids.copy(), object_ids.copy(), **scores, layers=tuple(numbers.tolist()))
 
 
 def head_grid(table: pd.DataFrame, column: str = "hi") -> Float[np.ndarray, "layers heads"]:
     """One column of an impact table (:meth:`Impact.table`), laid out by layer and head.
+
+    The table has no row of a layer without attention: up to the last one that has it, such a layer is NaN throughout.
 
     Raises:
         InputError: a column is missing, or the rows are not every layer x head once, in order.
@@ -103,19 +113,22 @@ def head_grid(table: pd.DataFrame, column: str = "hi") -> Float[np.ndarray, "lay
     missing = [name for name in ("layer", "head", column) if name not in table.columns]
     if missing:
         raise InputError(f"The impact table lacks the columns {', '.join(missing)}: score again.")
-    layers, heads = table["layer"].nunique(), table["head"].nunique()
-    expected = pd.MultiIndex.from_product([range(layers), range(heads)])
+    numbers, heads = np.unique(table["layer"]), table["head"].nunique()
+    expected = pd.MultiIndex.from_product([numbers, range(heads)])
     if table.empty or not pd.MultiIndex.from_frame(table[["layer", "head"]]).equals(expected):
         raise InputError("The impact table does not hold every layer x head once, in order: score again.")
-    return table[column].to_numpy(np.float64).reshape(layers, heads)
+    grid = np.full((int(numbers[-1]) + 1, heads), np.nan)
+    grid[numbers] = table[column].to_numpy(np.float64).reshape(-1, heads)
+    return grid
 
 
-def _keys(image_ids: np.ndarray, object_ids: np.ndarray, layers: int, heads: int) -> pd.DataFrame:
+def _keys(image_ids: np.ndarray, object_ids: np.ndarray, numbers: np.ndarray, heads: int) -> pd.DataFrame:
+    layers = len(numbers)
     return pd.DataFrame(
         {
             "image_id": np.repeat(image_ids, layers * heads),
             "object_id": np.repeat(object_ids, layers * heads),
-            "layer": np.tile(np.repeat(np.arange(layers, dtype=np.int16), heads), len(image_ids)),
+            "layer": np.tile(np.repeat(numbers.astype(np.int16), heads), len(image_ids)),
             "head": np.tile(np.arange(heads, dtype=np.int16), len(image_ids) * layers),
         }
     )

@@ -122,7 +122,7 @@ def score_images(
 
     def compute(images: Iterator[Loaded[_Masked]]) -> Arrays:
         skipped: list[Skipped] = []
-        accumulator = ImpactAccumulator(engine.vlm.layers, engine.vlm.heads)
+        accumulator = ImpactAccumulator(len(engine.vlm.attention_layers), engine.vlm.heads)
         for prepared, scores in engine.read(images, _read):
             skipped += prepared.facts.skipped
             if not scores:
@@ -135,7 +135,7 @@ def score_images(
 
     prepare = _masked(engine.vlm, samples, settings)
     found = join(go_over(engine, samples, prepare, compute, watch, "scoring", kept))
-    return impact_of(found), skipped_of(found)
+    return impact_of(found, engine.vlm.attention_layers), skipped_of(found)
 
 
 _SKIPPED = ("skipped_image", "skipped_object", "skipped_reason")

@@ -5,7 +5,7 @@ visual token belongs to the object, and whose attention is read. Beside every va
 blob in the image's centre, all visual tokens, and (with the same attention) the masks of other images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -170,7 +170,9 @@ def ellipse(width: int, height: int) -> Bool[np.ndarray, "height width"]:
     return (across[None] ** 2 + down[:, None] ** 2) < 0.25**2
 
 
-def table(scores: Mapping[str, Scores], image_ids: Int[np.ndarray, " objects"]) -> pd.DataFrame:
+def table(
+    scores: Mapping[str, Scores], image_ids: Int[np.ndarray, " objects"], numbers: Sequence[int] | None = None
+) -> pd.DataFrame:
     """One row a variation, in the order of ``scores``, whose first is the definition.
 
     Columns: variation; spearman_heads, spearman_layers (rank correlation with the definition's head and layer scores);
@@ -179,27 +181,34 @@ def table(scores: Mapping[str, Scores], image_ids: Int[np.ndarray, " objects"]) 
     and high; chance (mean over heads); blob, ones; above_chance, above_blob, above_definition (heads whose HI is
     above it); left_out (share of the object-head pairs of whose mask nothing was left).
 
+    ``numbers`` are those of the scored layers, where others have no attention.
+
     All intervals are clustered by image. Those of the differences hold for all variations together, and those behind
     the above_ columns for all heads of a variation together (Bonferroni, 95 %).
     """
     definition = next(iter(scores.values()))
+    layers = _numbers(definition, numbers)
     return pd.DataFrame(
-        {"variation": name} | _row(of_variation, definition, image_ids, len(scores) - 1)
+        {"variation": name} | _row(of_variation, definition, image_ids, layers, len(scores) - 1)
         for name, of_variation in scores.items()
     )
 
 
-def heads_table(scores: Mapping[str, Scores]) -> pd.DataFrame:
-    """One row a variation and head: variation, layer, head, hi, chance."""
+def heads_table(scores: Mapping[str, Scores], numbers: Sequence[int] | None = None) -> pd.DataFrame:
+    """One row a variation and head: variation, layer, head, hi, chance. ``numbers`` as for :func:`table`."""
     frames = []
     for name, of_variation in scores.items():
         layers, heads = of_variation.hi.shape
-        layer, head = np.repeat(np.arange(layers), heads), np.tile(np.arange(heads), layers)
+        layer, head = np.repeat(_numbers(of_variation, numbers), heads), np.tile(np.arange(heads), layers)
         columns = {"variation": name, "layer": layer, "head": head}
         frames.append(
             pd.DataFrame(columns | {"hi": of_variation.hi.ravel(), "chance": _mean(of_variation.chance).ravel()})
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def _numbers(scores: Scores, numbers: Sequence[int] | None) -> Int[np.ndarray, " layers"]:
+    return np.arange(len(scores.hi)) if numbers is None else np.array(numbers)
 
 
 def top(scores: Float[np.ndarray, "*draws layers"], k: int) -> Int[np.ndarray, "*draws k"]:
@@ -208,7 +217,11 @@ def top(scores: Float[np.ndarray, "*draws layers"], k: int) -> Int[np.ndarray, "
 
 
 def _row(
-    scores: Scores, definition: Scores, image_ids: Int[np.ndarray, " objects"], comparisons: int
+    scores: Scores,
+    definition: Scores,
+    image_ids: Int[np.ndarray, " objects"],
+    numbers: Int[np.ndarray, " layers"],
+    comparisons: int,
 ) -> dict[str, Any]:
     hi, layers = scores.hi, scores.hi.mean(1)
     highest = top(layers, TOP_LAYERS)
@@ -217,8 +230,8 @@ def _row(
         "spearman_heads": spearman(hi.ravel(), definition.hi.ravel()),
         "spearman_layers": spearman(layers, definition.hi.mean(1)),
         "overlap": len(np.intersect1d(highest, top(definition.hi.mean(1), TOP_LAYERS))),
-        "top": " ".join(map(str, highest)),
-        "best_layer": int(best[0]),
+        "top": " ".join(map(str, numbers[highest])),
+        "best_layer": int(numbers[best[0]]),
         "best_head": int(best[1]),
         "best_hi": float(hi[best]),
         "mean_hi": float(hi.mean()),

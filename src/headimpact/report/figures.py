@@ -15,7 +15,7 @@ _HI = "Head Impact"
 
 
 def heatmap(table: pd.DataFrame, title: str = "") -> Figure:
-    """Head Impact of every head, layers down, heads across (paper, figure 4).
+    """Head Impact of every head, layers down, heads across (paper, figure 4); a layer that has no attention is hatched.
 
     Args:
         table: the HI table, columns layer, head, hi (0..1).
@@ -29,6 +29,10 @@ def heatmap(table: pd.DataFrame, title: str = "") -> Figure:
     figure = Figure(figsize=(2.4 + 0.22 * heads, 1.4 + 0.22 * layers), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="head", ylabel="layer")
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
+    for layer in np.flatnonzero(np.isnan(grid).all(axis=1)):
+        axes.axhspan(layer - 0.5, layer + 0.5, facecolor="0.9", edgecolor="0.6", hatch="////", linewidth=0)
+    if np.isnan(grid).any():
+        axes.set_xlabel("head (hatched: layers without attention)")
     _whole_ticks(axes)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, label=_HI)

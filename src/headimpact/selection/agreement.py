@@ -6,7 +6,7 @@ from itertools import combinations
 import pandas as pd
 
 from headimpact.selection.choice import priority, select
-from headimpact.selection.measured import Measured
+from headimpact.selection.measured import Measured, attending
 from headimpact.selection.rules import BY_MEASURE, BY_POSITION, CHAMPION, HI, RULES
 from headimpact.selection.setups import check_setup
 from headimpact.statistics import spearman
@@ -30,7 +30,7 @@ def agreement(setups: Sequence[str], measured: Measured, seed: int) -> pd.DataFr
             "b": b,
             "spearman": spearman(ranking[a], ranking[b]),
             "overlap": len(chosen[a] & chosen[b]),
-            "expected": len(chosen[a]) * len(chosen[b]) / len(measured["hi"]),
+            "expected": len(chosen[a]) * len(chosen[b]) / len(attending(measured)),
         }
         for a, b in combinations(setups, 2)
     ]

@@ -45,20 +45,23 @@ class LayerMeasures:
             - localisation (layers heads): see :func:`localisation`, 0..1.
             - kappa (layers): see :func:`conditioning`, 0..1; needs no data.
         errors: by name, for some of them, the standard error of every layer, clustered by image.
+        layers: the numbers of the layers that were measured; empty: all.
     """
 
     values: Mapping[str, Shaped[np.ndarray, "..."]]
     errors: Mapping[str, Float[np.ndarray, " layers"]]
+    layers: tuple[int, ...] = ()
 
     def table(self) -> pd.DataFrame:
-        """One row a layer: layer, and for each measure its mean over heads and, where it is known, ``<name>_se``."""
+        """One row a layer that has attention: layer, and for each measure its mean over heads and, where it is known,
+        ``<name>_se``."""
         columns: dict[str, np.ndarray] = {}
         for name, values in self.values.items():
             columns[name] = values.mean(axis=1) if values.ndim > 1 else values
             if name in self.errors:
                 columns[f"{name}_se"] = self.errors[name]
-        layers = len(next(iter(columns.values())))
-        return pd.DataFrame({"layer": np.arange(layers)} | columns)
+        layers = self.layers or range(len(next(iter(columns.values()))))
+        return pd.DataFrame({"layer": np.array(layers)} | columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,7 @@ def measure(
         "localisation": localisation(found["share"], found["entropy"]),
         "kappa": conditioning(engine.vlm, targets),
     }
-    return LayerMeasures(values, {"knockout": drop_error})
+    return LayerMeasures(values, {"knockout": drop_error}, engine.vlm.attention_layers)
 
 
 def _by(size: int, images: Iterator[Loaded[None]]) -> Iterator[list[Loaded[None]]]:
@@ -150,7 +153,7 @@ def gradient(engine: Engine, image: Loaded[None], targets: Sequence[str]) -> Flo
     vlm = engine.vlm
     layers = [
         [vlm.model.get_submodule(name).weight for name in vlm.projections([layer], targets)]
-        for layer in range(vlm.layers)
+        for layer in vlm.attention_layers
     ]
     weights = [weight for layer in layers for weight in layer]
     total = [torch.zeros_like(weight) for weight in weights]
@@ -249,7 +252,7 @@ def _drops(forward: Forward[None]) -> list[Float[np.ndarray, " layers"]]:
         blocked[row, 0, queries[:, None], where[tokens.visual]] = True
     seeing = _phrase_log_probabilities(forward)
     drops = []
-    for layer in range(vlm.layers):
+    for layer in vlm.attention_layers:
         with attention_blocked(vlm, [layer], blocked):
             drops.append(seeing - _phrase_log_probabilities(forward))
     return list(np.stack(drops, axis=1))

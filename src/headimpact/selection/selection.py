@@ -1,6 +1,7 @@
 """A selection: what to adapt, and why. It is what select writes and what training reads."""
 
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import Any
 
 from headimpact.errors import InputError
@@ -29,7 +30,7 @@ class Selection:
         layers: the layers to adapt (ascending, from 0).
         rule: what chose them, in words.
         why: a reason for each layer, or for each head where single heads are adapted.
-        scores: the score of every layer of the model, as in :class:`Reason`.
+        scores: the score of every layer of the model, as in :class:`Reason`; NaN for one that has no attention.
         heads: the heads to adapt, as (layer, head), ascending; empty where whole layers are adapted.
     """
 
@@ -44,7 +45,7 @@ class Selection:
         """As written to JSON; what only selections of heads have is left out of the others."""
         why = [{key: value for key, value in asdict(reason).items() if value is not None} for reason in self.why]
         data = {"setup": self.setup, "layers": list(self.layers), "rule": self.rule, "why": why}
-        data["scores"] = list(self.scores)
+        data["scores"] = [None if isnan(score) else score for score in self.scores]
         return data | {"heads": [list(head) for head in self.heads]} if self.heads else data
 
     @classmethod
@@ -66,7 +67,7 @@ class Selection:
             )
             layers = tuple(int(layer) for layer in data["layers"])
             heads = tuple((int(layer), int(head)) for layer, head in data.get("heads", ()))
-            scores = tuple(float(score) for score in data["scores"])
+            scores = tuple(float("nan") if score is None else float(score) for score in data["scores"])
             selection = cls(str(data["setup"]), layers, str(data["rule"]), why, scores, heads)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"This is not a selection ({type(error).__name__}: {error}). Select again.") from None

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from headimpact.errors import InputError
 from headimpact.selection.grammar import ORIGINAL, Setup, is_softened, read_setup, trained
@@ -41,42 +42,58 @@ def needs_measures(text: str) -> bool:
     return rule is not None and rule.needs_measures
 
 
-def parse_setup(text: str, layers: int, heads: int | None = None) -> Setup:
-    """Read a setup for a model with ``layers`` layers of ``heads`` heads each (None where that is not known).
+def parse_setup(text: str, layers: int, heads: int | None = None, attending: Sequence[int] | None = None) -> Setup:
+    """Read a setup for a model.
+
+    Args:
+        text: the setup.
+        layers: how many layers the model has.
+        heads: how many heads each has; None where that is not known.
+        attending: the layers that have attention; None: all.
 
     Raises:
         InputError: as for :func:`check_setup`, or the model has not the layers or heads that the setup asks for.
     """
     setup = check_setup(text)
+    attending = range(layers) if attending is None else attending
     if setup.kind == "heads":
-        _check_heads(setup, layers, heads)
+        _check_heads(setup, layers, heads, attending)
         return setup
-    if setup.count > layers:
-        raise InputError(f"Setup {text!r} asks for {setup.count} layers, but the model has {layers}.")
+    has = f"{len(attending)}" if len(attending) == layers else f"{len(attending)} of {layers} that have attention"
+    if setup.count > len(attending):
+        raise InputError(f"Setup {text!r} asks for {setup.count} layers, but the model has {has}.")
     rule = RULES.get(setup.kind)
-    if rule is not None and rule.lacks is not None and (lack := rule.lacks(setup.count, layers)):
+    if rule is not None and rule.lacks is not None and (lack := rule.lacks(setup.count, len(attending))):
         raise InputError(f"Setup {text!r} {lack}")
     if beyond := [layer for layer in setup.layers if layer >= layers]:
         raise InputError(
             f"Setup {text!r} names layer {beyond[0]}, but the model has {layers} layers, 0 to {layers - 1}."
         )
+    _check_attending(text, setup.layers, attending)
     return setup
+
+
+def _check_attending(text: str, layers: Sequence[int], attending: Sequence[int]) -> None:
+    if others := [layer for layer in layers if layer not in attending]:
+        listed = ", ".join(map(str, attending))
+        raise InputError(f"Setup {text!r} names layer {others[0]}, which has no attention: the layers {listed} have.")
 
 
 def _rule_forms() -> list[str]:
     return [form for rule in RULES.values() for form in rule.forms]
 
 
-def _check_heads(setup: Setup, layers: int, heads: int | None) -> None:
+def _check_heads(setup: Setup, layers: int, heads: int | None, attending: Sequence[int]) -> None:
     if heads is None:
         raise InputError(f"Setup {setup.text!r} needs the Head Impact of every head, not of layers alone.")
-    if setup.count > layers * heads:
-        raise InputError(f"Setup {setup.text!r} asks for {setup.count} heads, but the model has {layers * heads}.")
+    if setup.count > (count := len(attending) * heads):
+        raise InputError(f"Setup {setup.text!r} asks for {setup.count} heads, but the model has {count}.")
     if beyond := [head for head in setup.heads if head[0] >= layers or head[1] >= heads]:
         raise InputError(
             f"Setup {setup.text!r} names head {beyond[0][0]}.{beyond[0][1]}, but the model has {layers} layers of "
             f"{heads} heads, both counted from 0."
         )
+    _check_attending(setup.text, [layer for layer, _ in setup.heads], attending)
 
 
 def _hint(text: str) -> str:

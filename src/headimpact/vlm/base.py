@@ -1,6 +1,6 @@
 """What the project needs of a vision-language model, whatever its family."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -11,20 +11,14 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from headimpact.errors import InputError
 from headimpact.vlm import attention, decoder, native
 from headimpact.vlm.conversations import OPTION_LABELS, ChatFormat, Conversation, TokenizedConversation
 from headimpact.vlm.geometry import Geometry
+from headimpact.vlm.layers import DecoderLayers
 from headimpact.vlm.options import OptionTokens
 from headimpact.vlm.packing import Batch, PromptAttention, Tokens
 from headimpact.vlm.tokengrid import TokenGrid
 from headimpact.vlm.tokenizing import ImageText
-
-PROJECTIONS = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
-    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
-}
-"""The projections of a decoder layer, and in which part of it each stands."""
 
 _NARROW = 20  # an image this many times as long as wide is tried in full: most cannot be refused
 
@@ -46,7 +40,7 @@ class EncodedImage:
         return EncodedImage({name: tensor.pin_memory() for name, tensor in self.pixels.items()}, self.grid)
 
 
-class Vlm(ABC):
+class Vlm(DecoderLayers):
     """A loaded checkpoint of one family. Family facts are the abstract members; the rest is common.
 
     Attributes:
@@ -61,7 +55,6 @@ class Vlm(ABC):
 
     model_class: ClassVar[type]
     image_processor_class: ClassVar[type]
-    decoder_path: ClassVar[str]
     prompt_attention: ClassVar[PromptAttention]
     image_placeholder: ClassVar[str]
     image_token: ClassVar[str]
@@ -193,41 +186,10 @@ class Vlm(ABC):
         resample = self.image_processor.resample
         return Image.Resampling.BILINEAR if resample is None else Image.Resampling(resample)
 
-    def projections(self, layers: Sequence[int], targets: Sequence[str]) -> list[str]:
-        """Full names of the projections ``targets`` (as ``q_proj`` or ``up_proj``) of some layers' attention and MLP.
-
-        Full names, because PEFT's ``layers_to_transform`` with bare names adapts the vision tower, too.
-
-        Raises:
-            InputError: there is no such projection.
-        """
-        if unknown := [target for target in targets if target not in PROJECTIONS]:
-            raise InputError(f"There is no projection {unknown[0]}: layers have {', '.join(PROJECTIONS)}.")
-        return [
-            f"{self.decoder_path}.layers.{layer}.{PROJECTIONS[target]}.{target}"
-            for layer in sorted(layers)
-            for target in targets
-        ]
-
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
-
-    @property
-    def text_config(self):
-        """The decoder's configuration."""
-        return self.model.config.get_text_config()
-
-    @property
-    def layers(self) -> int:
-        """Number of decoder layers."""
-        return self.text_config.num_hidden_layers
-
-    @property
-    def heads(self) -> int:
-        """Number of attention (query) heads per decoder layer."""
-        return self.text_config.num_attention_heads
 
     @property
     def decoder(self) -> nn.Module:

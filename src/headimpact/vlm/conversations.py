@@ -169,6 +169,8 @@ class ChatFormat:
                 chat_template=_SAME_DAY + self.template,
                 tokenize=False,
                 add_generation_prompt=answer is None,
+                # Answers follow the prompt at once, those that are scored and those that are generated.
+                enable_thinking=False,
             )
         except Exception as error:  # a template is foreign code, and can raise anything
             raise InputError(

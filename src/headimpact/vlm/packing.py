@@ -19,6 +19,7 @@ class PromptAttention(Enum):
     CAUSAL = "none of them"
     PREFIX = "those of the prompt, to all of the prompt: only conversations with the same prompt can share an image"
     IMAGE_BLOCK = "the visual ones, to all visual ones"
+    RECURRENT = "none of them; layers that are no attention carry values on whatever the mask: one conversation each"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Tokens:
     def both_ways(self, attention: PromptAttention) -> tuple[int, int]:
         """The tokens that attend to each other in both directions: the first, and one past the last."""
         match attention:
-            case PromptAttention.CAUSAL:
+            case PromptAttention.CAUSAL | PromptAttention.RECURRENT:
                 return 0, 0
             case PromptAttention.PREFIX:
                 return 0, self.prompt_length
@@ -139,8 +140,11 @@ def pack(conversations: Sequence[Tokens], members: Sequence[int], attention: Pro
         attention: the decoder's.
 
     Raises:
-        ValueError: the common prefix does not hold the image, or all that attends in both directions.
+        ValueError: the common prefix does not hold the image, or all that attends in both directions; there are several
+            conversations, and the decoder is recurrent.
     """
+    if attention is PromptAttention.RECURRENT and len(conversations) > 1:
+        raise ValueError("A recurrent decoder takes one conversation a sequence: packed ones would see each other.")
     trunk = common_prefix([conversation.ids for conversation in conversations])
     first = conversations[0]
     if trunk <= int(first.visual[-1]):
@@ -174,10 +178,12 @@ def pack_image(conversations: Sequence[Tokens], attention: PromptAttention) -> l
 
     A causal decoder can share any common prefix, and one that looks back and forth within the image any that holds the
     image. Where image and prompt attend to each other in both directions, only conversations with the same prompt can
-    share one. Attention grows with the square of a sequence, so a sequence has
-    branches of together no more tokens than its trunk has (or than ``SHORT_TRUNK``): the cost grows in proportion to
-    the conversations, and no sequence is longer than twice the image and its prompt.
+    share one, and where something else than attention carries values on, none can. Attention grows with the square of
+    a sequence, so a sequence has branches of together no more tokens than its trunk has (or than ``SHORT_TRUNK``): the
+    cost grows in proportion to the conversations, and no sequence is longer than twice the image and its prompt.
     """
+    if attention is PromptAttention.RECURRENT:
+        return [pack([conversation], [index], attention) for index, conversation in enumerate(conversations)]
     groups: dict[Hashable, list[int]] = {}
     for index, conversation in enumerate(conversations):
         same = conversation.prompt_length if attention is PromptAttention.PREFIX else 0

@@ -13,6 +13,7 @@ from headimpact.files import read_json
 from headimpact.hub import CONFIG, PROCESSOR
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import family_class, family_name
+from headimpact.vlm.packing import PromptAttention
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """How transformers' decoders call the number of their experts."""
@@ -176,11 +177,12 @@ def _check_layers(vlm: Vlm) -> None:
 
     Raises:
         InputError: something else than attention carries values from token to token, so that conversations in one
-            sequence see each other whatever the mask; there are experts; queries have no projection of their own.
+            sequence see each other whatever the mask, and the family does not say so; there are experts; queries have
+            no projection of their own.
     """
     known = {"full_attention", "sliding_attention"}
     others = sorted(set(getattr(vlm.text_config, "layer_types", None) or ()) - known)
-    if others:
+    if others and vlm.prompt_attention is not PromptAttention.RECURRENT:
         raise InputError(
             f"{vlm.source} is not supported: its decoder has layers of {', '.join(others)}. No head looks at the image "
             "there, and conversations packed into one sequence would see each other."
@@ -192,7 +194,7 @@ def _check_layers(vlm: Vlm) -> None:
             "experts, and none was tested."
         )
     modules = dict(vlm.model.named_modules())
-    lacking = [name for name in vlm.projections(range(vlm.layers), ["q_proj"]) if name not in modules]
+    lacking = [name for name in vlm.projections(vlm.attention_layers, ["q_proj"]) if name not in modules]
     if lacking:
         attention = lacking[0].rpartition(".")[0]
         there = (

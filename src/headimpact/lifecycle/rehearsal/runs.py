@@ -57,8 +57,8 @@ class Rehearsal:
 
     def run(self) -> Iterator[Run]:
         """Try everything. Gradient checkpointing comes last: it stays on once it is."""
-        first = range(min(LAYERS, self.vlm.layers))
-        last = range(self.vlm.layers - len(first), self.vlm.layers)
+        attending = self.vlm.attention_layers
+        first, last = attending[:LAYERS], attending[-LAYERS:]
         yield self._measured("score", self._score, self._estimate([], False))
         yield self._measured("evaluate", self._evaluate, None)
         for checkpointing in (False, True):

@@ -44,7 +44,7 @@ def run(config: Config, job: Job) -> Summary:
         everything = read_part("impact", engine)
         with kept_portions("examine", config, job, engine) as kept:
             found = _examine(config, job, engine, everything, kept)
-            table = variations.table(found.scores, found.image_ids)
+            table = variations.table(found.scores, found.image_ids, found.layers)
             curve = stability.curve(scored.iou, scored.image_ids, config.seed)
             split = stability.variance_split(scored.iou, scored.image_ids)
             _write(job.model, found, table, curve, split, scored)
@@ -79,7 +79,7 @@ def _write(
 ) -> None:
     with atomic_folder(layout.examination(model)) as aside:
         table.to_csv(aside / "variations.csv", index=False)
-        variations.heads_table(found.scores).to_csv(aside / "heads.csv", index=False)
+        variations.heads_table(found.scores, found.layers).to_csv(aside / "heads.csv", index=False)
         curve.to_csv(aside / "stability.csv", index=False)
         facts = {
             "model": model,

@@ -41,7 +41,8 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_table("measures", table)
         tracking.log_files(path)
     highest = [
-        (f"highest {name}", f"layer {table[name].argmax()}: {table[name].max():.3g}") for name in measures.values
+        (f"highest {name}", f"layer {table['layer'][table[name].argmax()]}: {table[name].max():.3g}")
+        for name in measures.values
     ]
     return Summary(
         f"measure {job.model}",

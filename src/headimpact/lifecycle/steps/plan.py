@@ -15,9 +15,10 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps.inputs import read_part
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.setups import parse_setup
+from headimpact.selection.setups import check_setup, parse_setup
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
+from headimpact.vlm.packing import PromptAttention
 
 SAMPLE = 200
 # Where there is no dataset: COCO's most common size, and about as many descriptions as the published images have.
@@ -46,6 +47,8 @@ def run(config: Config, job: Job) -> Summary:
     """Tell layers, visual tokens, parameters, and estimates of memory and time, from the config alone."""
     base = config.models[job.model]
     model = loading.skeleton(base.source, base.revision)
+    if check_setup(job.setup).kind == "heads":
+        lora.check_single_heads(model)
     if tracking.RUN in os.environ:  # `mlflow run` opened one
         with tracking.run("plan", job.model):
             tracking.log_parameters({"model": job.model, "source": model.source, "revision": model.revision})
@@ -53,7 +56,7 @@ def run(config: Config, job: Job) -> Summary:
     load = cost.workload(model, images.images, config.compute.batch_tokens, config.train.batch_images)
     rows = _facts(job, model, images, load)
     for setup in dict.fromkeys((*config.grid.setups, job.setup)):
-        rows.append((setup, _cost(config, model, setup, load, images.train, here)))
+        rows.append((setup, _cost_or_why_not(config, model, setup, job.setup, load, images.train, here)))
     rows.append(("estimates", here.told))
     rows.append(("", "top, bottom and random: as if the lowest adapted layer were the first, which costs most"))
     if line := hub.revision_line(base.revision, model.revision):
@@ -114,21 +117,41 @@ def _facts(job: Job, model: Vlm, images: _Images, load: cost.Workload) -> list[t
     spread = f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}, mean {load.visual:.0f}"
     at = f" at {model.revision}" if model.revision else ""
     descriptions = np.mean([len(phrases) for *_, phrases in images.images])
-    return [
+    alone = model.prompt_attention is PromptAttention.RECURRENT
+    packed = "each in a sequence of its own" if alone else "packed into one sequence"
+    rows = [
         ("base", f"{model.source}{at}"),
         (
             "layers x heads",
             f"{model.layers} x {model.heads} ({model.text_config.num_key_value_heads} key-value heads)",
         ),
         ("visual tokens", f"{spread} ({images.told})"),
-        ("tokens an image", f"{load.tokens:.0f}, with {descriptions:.1f} descriptions packed into one sequence"),
+        ("tokens an image", f"{load.tokens:.0f}, with {descriptions:.1f} descriptions {packed}"),
     ]
+    if len(model.attention_layers) < model.layers:
+        attending = ", ".join(map(str, model.attention_layers))
+        rows.insert(2, ("attention", f"in the layers {attending} alone: only they are scored, chosen and adapted"))
+    if model.no_single_heads:
+        rows.insert(2, ("single heads", f"cannot be adapted: {model.no_single_heads}"))
+    return rows
+
+
+def _cost_or_why_not(
+    config: Config, model: Vlm, text: str, asked: str, load: cost.Workload, train: int | None, machine: Machine
+) -> str:
+    """What a setup costs. That a model has too few layers for one of the grid keeps nobody from planning another."""
+    try:
+        return _cost(config, model, text, load, train, machine)
+    except InputError as error:
+        if text == asked:
+            raise
+        return f"not possible: {error}"
 
 
 def _cost(config: Config, model: Vlm, text: str, load: cost.Workload, train: int | None, machine: Machine) -> str:
     settings = lora.LoraSettings(**config.lora.model_dump())
-    setup = parse_setup(text, model.layers)
-    layers = cost.setup_layers(setup, model.layers)
+    setup = parse_setup(text, model.layers, attending=model.attention_layers)
+    layers = cost.setup_layers(setup, model.attention_layers)
     chosen = cell.placement(layers, (), setup.budget, settings.rank)
     counts = cost.count_parameters(model, chosen.layers, settings, chosen.ranks)
     lowest = min(chosen.layers, default=None)

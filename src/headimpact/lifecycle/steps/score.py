@@ -120,7 +120,7 @@ def _track(model: str, impact: Impact, summary: dict) -> None:
 def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, kept: str, run_id: str) -> Summary:
     table = impact.table()
     best = table.iloc[int(table["hi"].to_numpy().argmax())]
-    scores = impact.layer_scores()
+    scores = pd.Series(impact.layer_scores(), impact.layer_numbers)
     return Summary(
         f"score {model}",
         [
@@ -135,7 +135,7 @@ def _tell(model: str, impact: Impact, summary: dict, skipped: pd.DataFrame, kept
             ),
             (
                 "layer means",
-                f"from {scores.min():.3f} (layer {scores.argmin()}) to {scores.max():.3f} (layer {scores.argmax()})",
+                f"from {scores.min():.3f} (layer {scores.idxmin()}) to {scores.max():.3f} (layer {scores.idxmax()})",
             ),
             ("kept", kept),
         ],

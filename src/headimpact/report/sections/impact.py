@@ -9,7 +9,7 @@ from headimpact.report.outputs import Outputs
 from headimpact.report.page import Block, Cell, Picture, Text
 from headimpact.report.prose import impact as prose
 from headimpact.selection.agreement import with_champion
-from headimpact.selection.measured import measured_layers
+from headimpact.selection.measured import attending, measured_layers
 from headimpact.selection.rules import BY_POSITION, RULES
 from headimpact.text import listed
 
@@ -34,7 +34,7 @@ def rankings(outputs: Outputs) -> list[Block]:
     rows: dict[str, Row] = {}
     for model, impact in outputs.impacts.items():
         measured = measured_layers(impact, outputs.measures.get(model))
-        k = min(K, len(measured["hi"]))
+        k = min(K, len(attending(measured)))
         for pair in with_champion(measured, k).to_dict("records"):
             rank = "no ranking" if pd.isna(pair["spearman"]) else f"{pair['spearman']:+.2f}"
             row = rows.setdefault(pair["rule"], {"rule": Cell(pair["rule"])})

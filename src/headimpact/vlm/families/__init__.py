@@ -24,6 +24,7 @@ FAMILIES = {
     "qwen2_vl": "qwen2_vl:Qwen2Vl",
     "qwen2_5_vl": "qwen2_5_vl:Qwen25Vl",
     "qwen3_vl": "qwen3_vl:Qwen3Vl",
+    "qwen3_5": "qwen3_5:Qwen35",
     "gemma3": "gemma3:Gemma3",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
