@@ -214,7 +214,7 @@ def test_changing_the_pixels_under_a_token_changes_that_token_most(family: str):
     vlm = fresh(family)
     for name, module in vlm.model.named_modules():
         in_layer = "vis" in name and any(part in name for part in (".layers.", ".layer.", ".blocks."))
-        if in_layer and name.endswith(("proj", "fc2")) and isinstance(module, torch.nn.Linear):
+        if in_layer and name.removesuffix(".linear").endswith(("proj", "fc2")) and isinstance(module, torch.nn.Linear):
             torch.nn.init.zeros_(module.weight)
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
@@ -485,7 +485,8 @@ def test_exactly_the_language_models_projections_are_adapted(family: str, target
     settings = lora.LoraSettings(rank=8, alpha=16, targets=targets)
     adapted = lora.adapted_modules(lora.attach(vlm, [1, 3], settings, seed=0))
     assert adapted == sorted(vlm.projections([3, 1], settings.targets))
-    assert len(adapted) == 2 * len(targets)
+    own = [target for layer in (1, 3) for target in targets if target in vlm.projections_of(layer)]
+    assert len(adapted) == len(own) >= len(targets)
     assert all(name.startswith(vlm.decoder_path) for name in adapted)
     assert {name.split("layers.")[1].split(".")[0] for name in adapted} == {"1", "3"}
     assert not any("vision" in name or "visual" in name for name in adapted)

@@ -21,6 +21,11 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.gemma3.modeling_gemma3 import (
     Gemma3ForConditionalGeneration as Gemma3ForConditionalGeneration,
 )
+from transformers.models.gemma4.configuration_gemma4 import Gemma4Config as Gemma4Config
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil as Gemma4ImageProcessorPil
+from transformers.models.gemma4.modeling_gemma4 import (
+    Gemma4ForConditionalGeneration as Gemma4ForConditionalGeneration,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil as GotOcr2ImageProcessorPil,
 )

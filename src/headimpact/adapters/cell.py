@@ -124,7 +124,7 @@ def train_adapter(
         peft_model = lora.attach_heads(vlm, chosen.heads, settings, train.seed)
     else:
         peft_model = lora.attach(vlm, chosen.layers, settings, train.seed, chosen.ranks)
-    engine.first = min(chosen.layers)
+    engine.first = vlm.begins_at(min(chosen.layers))
     training = Training(engine, peft_model, data.train, data.val, train, checkpoint, fingerprint)
     for _ in watch(steps(training.run()), training.total_steps, "training"):
         pass

@@ -166,9 +166,9 @@ def estimate(
 def _activations(vlm: Vlm, load: Workload, lowest: int | None, size: int, checkpointing: bool) -> float:
     text, vision = vlm.text_config, vlm.model.config.vision_config
     layer = vlm.decoder.get_submodule("layers.0")
-    attention = _attention_width(vlm)
+    attention, feed_forward = _width_of(vlm, "self_attn.o_proj"), _width_of(vlm, "mlp.down_proj")
     norms = sum("norm" in name for name, _ in layer.named_children())
-    per_token = size * (3 * text.hidden_size + 4 * attention + 3 * text.intermediate_size)
+    per_token = size * (3 * text.hidden_size + 4 * attention + 3 * feed_forward)
     per_token += FLOAT32_BYTES * text.hidden_size * norms
     per_image = per_token * load.tokens
     if getattr(text, "attn_logit_softcapping", None):
@@ -182,9 +182,9 @@ def _activations(vlm: Vlm, load: Workload, lowest: int | None, size: int, checkp
         in_layers = max(in_layers, attending * per_image + (layers - attending) * recurrent)
     copies = 5 if getattr(text, "final_logit_softcapping", None) else 3
     logits = load.answers * text.vocab_size * (copies * FLOAT32_BYTES + size)
-    width, feed_forward = _vision_widths(vision)
+    width, widened = _vision_widths(vision)
     patches = load.visual * vlm.patches_per_token
-    seen = patches * size * (4 * width + 2 * feed_forward)
+    seen = patches * size * (4 * width + 2 * widened)
     return load.images * max(in_layers + entering + logits, seen)
 
 
@@ -192,7 +192,7 @@ def _flops(vlm: Vlm, load: Workload, lowest: int | None, checkpointing: bool) ->
     text, vision = vlm.text_config, vlm.model.config.vision_config
     in_layer = lora.count_parameters(vlm.decoder.get_submodule("layers")).total / vlm.layers
     matrices = 2 * in_layer * load.tokens
-    attention = 4 * load.tokens**2 * _attention_width(vlm) * len(vlm.attention_layers) / vlm.layers
+    attention = 4 * load.tokens**2 * _width_of(vlm, "self_attn.o_proj") * len(vlm.attention_layers) / vlm.layers
     backward = 0 if lowest is None else vlm.layers - lowest
     forwards = vlm.layers + (backward if checkpointing else 0)
     decoder = forwards * (matrices + attention) + backward * (matrices + 2 * attention)
@@ -204,10 +204,10 @@ def _flops(vlm: Vlm, load: Workload, lowest: int | None, checkpointing: bool) ->
     return load.images * (decoder + logits + tower)
 
 
-def _attention_width(vlm: Vlm) -> int:
-    text = vlm.text_config
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return head * text.num_attention_heads
+def _width_of(vlm: Vlm, part: str) -> float:
+    """What a layer that has attention makes of a token in one of its parts, on average over these layers."""
+    layers = [vlm.decoder.get_submodule(f"layers.{layer}.{part}") for layer in vlm.attention_layers]
+    return sum(layer.weight.shape[1] for layer in layers) / len(layers)  # pyright: ignore
 
 
 def _vision_widths(vision) -> tuple[int, int]:
@@ -218,8 +218,10 @@ def _vision_widths(vision) -> tuple[int, int]:
 
 
 def _vision_parameters(vlm: Vlm) -> int:
-    """Parameters outside of the language model: the vision tower and what connects it."""
+    """Parameters outside of the language model: the vision tower and what connects it; no image goes through what is
+    for audio (Gemma 4)."""
     decoder = {id(parameter) for parameter in vlm.decoder.parameters()}
+    decoder |= {id(parameter) for name, parameter in vlm.model.named_parameters() if "audio" in name}
     decoder |= {id(parameter) for parameter in vlm.model.get_output_embeddings().parameters()}
     return sum(parameter.numel() for parameter in vlm.model.parameters() if id(parameter) not in decoder)
 

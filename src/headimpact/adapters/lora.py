@@ -175,9 +175,8 @@ def attach_heads(vlm: Vlm, heads: Sequence[tuple[int, int]], settings: LoraSetti
     peft_model = attach(vlm, layers, settings, seed)
     for layer in layers:
         of_layer = [head for at, head in heads if at == layer]
-        for target in settings.targets:
-            (name,) = vlm.projections([layer], [target])
-            _hold_at_zero(vlm.model.get_submodule(f"{name}.lora_B.default").weight, ~head_rows(vlm, of_layer, target))
+        for name in vlm.projections([layer], settings.targets):
+            _hold_at_zero(vlm.model.get_submodule(f"{name}.lora_B.default").weight, ~head_rows(vlm, of_layer, name))
     return peft_model
 
 
@@ -187,11 +186,12 @@ def check_single_heads(vlm: Vlm) -> None:
         raise InputError(f"Single heads of {vlm.source} cannot be adapted: {vlm.no_single_heads}. Adapt layers.")
 
 
-def head_rows(vlm: Vlm, heads: Sequence[int], target: str) -> Bool[Tensor, " rows"]:
-    """Which rows of a layer's q, k or v projection belong to ``heads``; of k and v those of their key-value heads."""
-    config = vlm.text_config
-    width = getattr(config, "head_dim", None) or config.hidden_size // vlm.heads
-    group = 1 if target == "q_proj" else vlm.heads // config.num_key_value_heads
+def head_rows(vlm: Vlm, heads: Sequence[int], name: str) -> Bool[Tensor, " rows"]:
+    """Which rows of a layer's q, k or v projection, by its full name, belong to ``heads``; of k and v those of their
+    key-value heads."""
+    queries = vlm.model.get_submodule(f"{name.rpartition('.')[0]}.q_proj").out_features
+    width = queries // vlm.heads
+    group = queries // vlm.model.get_submodule(name).out_features
     rows = torch.zeros(vlm.heads // group, width, dtype=torch.bool)
     rows[[head // group for head in heads]] = True
     return rows.flatten()

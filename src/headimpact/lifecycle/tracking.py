@@ -409,6 +409,11 @@ def _registered(name: str, adapter_digest: str, setup: str) -> str | None:
     return str(versions[0].version) if versions else None
 
 
+def _artifact_uri(path: Path) -> str:
+    """A local artifact as MLflow reads it: it decodes the URI of the folder, but not the name within it."""
+    return f"{path.parent.as_uri()}/{path.name}"
+
+
 def _log_model(
     adapter: Path,
     name: str,
@@ -427,7 +432,7 @@ def _log_model(
         logged = mlflow.pyfunc.log_model(
             name=experiment.model_name(header["base"], header["setup"]),
             python_model=str(package / "lifecycle/serving.py"),
-            artifacts={key: path.resolve().as_uri() for key, path in artifacts.items()},
+            artifacts={key: _artifact_uri(path.resolve()) for key, path in artifacts.items()},
             code_paths=[str(package)],
             pip_requirements=str(requirements),
             signature=serving.signature(limits),

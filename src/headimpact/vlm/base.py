@@ -174,9 +174,16 @@ class Vlm(DecoderLayers):
         Args:
             batch: packed sequences.
             added: what is added after the layers ``first``, ``first + 1``, ...; 0 where there is text. Never empty.
+                By :meth:`added_from` it may be something else, that the decoder makes its layers' inputs of.
             first: the layers below are skipped, and nothing is added after them.
         """
         raise NotImplementedError(f"{type(self).__name__} has features of several depths: say how they are added.")
+
+    def added_from(
+        self, layer: int, added: Sequence[Float[Tensor, "batch tokens width"]]
+    ) -> Sequence[Float[Tensor, "batch tokens width"]]:
+        """What of ``added`` (:meth:`added_inputs` with ``first`` 0) the layers from ``layer`` on still need."""
+        return added[layer:]
 
     # ---- common parts
 
@@ -317,7 +324,8 @@ class Vlm(DecoderLayers):
         with decoder.ending_before(self._decoder_layers, layer) as kept:
             self._decode(batch, hidden, self.added_inputs(batch, added, 0) if added else {})
         assert kept.entering is not None
-        return torch.cat([kept.entering, *added[layer:]], dim=-1) if added[layer:] else kept.entering
+        kept_on = self.added_from(layer, added)
+        return torch.cat([kept.entering, *kept_on], dim=-1) if kept_on else kept.entering
 
     def checkpoint_gradients(self) -> None:
         """From now on a backward computes each decoder layer once more instead of keeping what is inside of it.
@@ -336,11 +344,10 @@ class Vlm(DecoderLayers):
     def _decode(self, batch: Batch, states: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         batch = batch.to(self.device)
         return self.decoder(
-            inputs_embeds=states,
             attention_mask=self.decoder_mask(batch.mask, batch.positions),
             position_ids=self.decoder_positions(batch.positions),
             use_cache=False,
-            **inputs,
+            **{"inputs_embeds": states, **inputs},
         ).last_hidden_state
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:

@@ -52,6 +52,11 @@ class DecoderLayers(ABC):
         """How many float32 numbers a token the backward keeps of what a layer without attention has in its place."""
         return 0.0
 
+    def begins_at(self, first: int) -> int:
+        """Where a forward has to begin for a change in the layers from ``first`` on: there, or at an earlier layer
+        that hands on more than hidden states."""
+        return first
+
     def projections_of(self, layer: int) -> tuple[str, ...]:
         """Which of ``PROJECTIONS`` one of the :attr:`attention_layers` has of its own."""
         return tuple(PROJECTIONS)

@@ -83,7 +83,7 @@ class Rehearsal:
 
         def step() -> None:
             engine = self._engine()
-            engine.first = layers[0]
+            engine.first = self.vlm.begins_at(layers[0])
             training = Training(engine, adapter, self.samples, self.samples, self.train, Path(), "")
             training.optimize(engine.load(self.samples, training.captions))
 

@@ -26,6 +26,7 @@ FAMILIES = {
     "qwen3_vl": "qwen3_vl:Qwen3Vl",
     "qwen3_5": "qwen3_5:Qwen35",
     "gemma3": "gemma3:Gemma3",
+    "gemma4": "gemma4:Gemma4",
     "idefics3": "idefics3:Idefics3",
     "smolvlm": "smolvlm:SmolVlm2",
     "internvl": "internvl:InternVl3",
