@@ -24,6 +24,7 @@ from headimpact.data.samples import Sample
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine import likelihood
 from headimpact.engine.phrases import backward, phrase_nll
+from headimpact.lifecycle import layout
 from headimpact.vlm import attention, packing
 from headimpact.vlm.base import EncodedImage, Vlm
 from headimpact.vlm.conversations import Conversation
@@ -83,6 +84,20 @@ def _files(family: str) -> set[str]:
 def test_a_family_without_facts_fails_with_a_sentence():
     with pytest.raises(pytest.fail.Exception, match="The family sesame stands in FAMILIES: give its FACTS in tests"):
         tiny("sesame")
+
+
+def test_every_family_was_measured_and_is_as_near_as_the_tests_hold_it(project_root: Path):
+    """The table in docs/models.md (``python benchmarks/contract.py``)."""
+    rows = json.loads((project_root / layout.CONTRACT).read_text())
+    assert [row["family"] for row in rows] == list(FAMILIES)
+    for row in rows:
+        assert row["attention rows"] < 1e-5
+        assert max(row["answers, nats"], row["packed or alone, nats"]) < 1e-4
+        assert row["coverage of a token"] < 0.03
+        assert row["visual tokens"] == "10 of 10 sizes"
+        assert (row["conversations"] == "alone") == (
+            tiny(row["family"]).prompt_attention is packing.PromptAttention.RECURRENT
+        )
 
 
 # ---- geometry
@@ -147,7 +162,7 @@ def test_geometry_of_an_image_that_is_enlarged_to_many_times_its_size(
     request: pytest.FixtureRequest, family: str, size: tuple[int, int]
 ):
     """Where the filter rings over whole tokens, the image processor clips what geometry takes the mean of."""
-    if family in ("paligemma+gemma", "internvl") and size == ENLARGED_SIZES[1]:
+    if family in ("paligemma+gemma", "internvl", "gemma4") and size == ENLARGED_SIZES[1]:
         request.applymarker(pytest.mark.xfail(strict=True, reason="2 of 512 tokens are on the other side of a half"))
     check_geometry(family, real(family), size, mean=8e-3, highest=0.15)
 
@@ -241,6 +256,19 @@ def check_cause_and_effect(vlm: Vlm, width: int, height: int) -> None:
                 # Nothing reaches a token that sees nothing of the change (a filter may ring by a pixel or two).
                 assert effect[covered == 0].max() < 0.2 * effect.max()
                 assert effect[covered > 0.9].min() > effect[covered == 0].max()
+
+
+@pytest.mark.parametrize("size", [(1600, 20), (20, 1600)])
+def test_an_image_of_which_llava_next_leaves_no_mosaic_is_seen_as_a_whole(size: tuple[int, int]):
+    vlm = tiny("llava_next")
+    image = vlm.encode_image(noise(0, size))
+    assert image.grid.blocks == 1
+    with torch.inference_mode():
+        (features,) = vlm.image_features([image])
+    assert len(features) == image.grid.tokens == vlm.coverages([np.ones(size[::-1], dtype=bool)]).shape[1]
+    assert len(planes(features[:, 0].numpy()[None], image.grid)) == 1
+    tokens = vlm.tokenize(vlm.caption("dog"), image.grid)
+    assert obvious.native_forward(vlm, tokens, image).logits.shape[1] == len(tokens.ids)
 
 
 @families()

@@ -34,6 +34,7 @@ REHEARSALS = Path("outputs/rehearsal")
 LOOKS = Path("outputs/look")
 """Pages to look at; no outputs."""
 SPEED = Path("benchmarks/speed.json")
+CONTRACT = Path("benchmarks/contract.json")
 """What the benchmark of speed measured."""
 FORGETTING = Path("benchmarks/forgetting.csv")
 """What the benchmark of remedies against forgetting measured."""

@@ -308,6 +308,22 @@ def _forgetting(root: Path) -> str:
     return _table(["model", f"adapter of `{table['setup'].iloc[0]}`", *_SHOWN], rows)
 
 
+# ---- the families
+
+
+def _contract(root: Path) -> str:
+    """How far every family is from transformers' own numbers."""
+    if not (root / layout.CONTRACT).is_file():
+        raise _NotThereError
+    rows = [
+        {name: f"{value:.1g}" if isinstance(value, float) else f"{value}" for name, value in row.items()}
+        for row in read_json(root / layout.CONTRACT)
+    ]
+    columns = ["conversations", "attention rows", "answers, nats", "packed or alone, nats", "coverage of a token"]
+    columns.append("visual tokens")
+    return _table(["family", *columns], [[f"`{row['family']}`", *(row[name] for name in columns)] for row in rows])
+
+
 # ---- time and memory
 
 
@@ -349,6 +365,7 @@ BLOCKS: dict[str, Block] = {
     "answers": Block(_answers, "headimpact report"),
     "curves": Block(_curves, "headimpact pretrain"),
     "forgetting": Block(_forgetting, "python benchmarks/forgetting.py"),
+    "contract": Block(_contract, "python benchmarks/contract.py"),
     "rehearsals": Block(_rehearsals, "headimpact rehearse"),
     **{f"speed{name}": _speed(function) for name, function in _SPEED.items()},
 }

@@ -124,20 +124,12 @@ class Vlm(DecoderLayers):
         """
 
     @abstractmethod
-    def position_ids(self, ids: Int[Tensor, "tokens"], grid: TokenGrid) -> Int[Tensor, "axes tokens"]:
-        """Position ids of one conversation, one row per rotary axis."""
-
-    @abstractmethod
     def caption(self, phrase: str) -> Conversation:
         """The conversation in which the assistant describes an object (paper, appendix)."""
 
     @abstractmethod
     def question(self, options: Sequence[str], label: str) -> Conversation:
         """The conversation in which the assistant picks one of four options (paper, appendix)."""
-
-    @abstractmethod
-    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
-        """Inputs of the transformers model's own forward for one conversation (used by ``generate``)."""
 
     def unfit(self, width: int, height: int) -> str | None:
         """Why the image processor cannot take an image of this size (pixels); None where it can."""
@@ -153,6 +145,18 @@ class Vlm(DecoderLayers):
     def separators(self, grid: TokenGrid) -> tuple[int, ...]:
         """Which of the tokens with the image's token id see nothing of it, and are no visual tokens."""
         return ()
+
+    def position_ids(self, ids: Int[Tensor, "tokens"], grid: TokenGrid) -> Int[Tensor, "axes tokens"]:
+        """Position ids of one conversation, one row per rotary axis."""
+        return torch.arange(len(ids))[None]
+
+    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
+        """Inputs of the transformers model's own forward for one conversation (used by ``generate``)."""
+        return {
+            "input_ids": tokens.ids[None],
+            "attention_mask": torch.ones_like(tokens.ids)[None],
+            **encoded.pixels,
+        }
 
     def text_embeddings(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
         """Embeddings of all tokens but the visual ones, whose are replaced."""

@@ -16,7 +16,7 @@ class TokenGrid:
 
     Attributes:
         mosaic: the whole image comes first instead, and after it the crops joined, in so many rows and columns of
-            tokens, because what lies at their borders may be left out.
+            tokens, because what lies at their borders may be left out; of a very long image that is all of them.
         box: top, left, bottom and right of what the tokens see of the image, in shares of its height and width.
     """
 
@@ -44,7 +44,7 @@ def planes(maps: Shaped[np.ndarray, "maps tokens"], grid: TokenGrid) -> list[Sha
 
     Each of them covers the image's ``box``, stretched to its own rows and columns.
     """
-    if grid.mosaic is not None:
+    if grid.mosaic is not None and grid.blocks > 1:
         whole, joined = np.split(maps, [grid.rows * grid.cols], axis=1)
         return [joined.reshape(-1, *grid.mosaic), whole.reshape(-1, grid.rows, grid.cols)]
     blocks = maps.reshape(len(maps), grid.blocks, grid.rows, grid.cols)

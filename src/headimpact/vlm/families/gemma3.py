@@ -63,10 +63,6 @@ class Gemma3(SquashedImageVlm, PhotoPromptVlm):
         """See ``Vlm.expand_image``: the visual tokens between their markers and empty lines."""
         return f"\n\n<start_of_image>{self.image_token * grid.tokens}<end_of_image>\n\n"
 
-    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
-        """See ``Vlm.position_ids``."""
-        return torch.arange(len(ids))[None]
-
     def decoder_mask(self, mask: Tensor, positions: Tensor) -> dict[str, Tensor]:
         """A mask per layer type. The window is one of positions: where branches are packed behind each other, a token
         stands further from the trunk than it is."""

@@ -36,7 +36,7 @@ class Gemma4(PhotoPromptVlm):
 
     @property
     def prompt_attention(self) -> PromptAttention:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """See ``Vlm.prompt_attention``: of the image to itself where the checkpoint says so, in sliding layers alone."""
+        """See ``Vlm.prompt_attention``: the image's to itself where the checkpoint says so, in sliding layers alone."""
         looks_back_and_forth = self.text_config.use_bidirectional_attention == "vision"
         return PromptAttention.IMAGE_BLOCK if looks_back_and_forth else PromptAttention.CAUSAL
 
@@ -116,10 +116,6 @@ class Gemma4(PhotoPromptVlm):
             for name in ("pixel_values", "image_position_ids")
         )
         return list(self.model.get_image_features(pixels.to(self.model.dtype), positions).pooler_output)
-
-    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
-        """See ``Vlm.position_ids``."""
-        return torch.arange(len(ids))[None]
 
     def decoder_mask(self, mask: Tensor, positions: Tensor) -> dict[str, Tensor]:
         """A mask per layer type, as Gemma 3's; full layers are causal in the image, too."""

@@ -12,7 +12,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import get_resiz
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import PromptAttention, Tokens
+from headimpact.vlm.packing import PromptAttention
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -108,15 +108,3 @@ class Idefics3(PhotoPromptVlm):
         pixels = torch.cat([image.pixels["pixel_values"] for image in images], dim=1).to(self.device, self.model.dtype)
         features = self.model.get_image_features(pixels).pooler_output[0]
         return list(features.split([image.grid.tokens for image in images]))
-
-    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
-        """See ``Vlm.position_ids``."""
-        return torch.arange(len(ids))[None]
-
-    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
-        """See ``Vlm.native_inputs``."""
-        return {
-            "input_ids": tokens.ids[None],
-            "attention_mask": torch.ones_like(tokens.ids)[None],
-            **encoded.pixels,
-        }

@@ -11,7 +11,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import PromptAttention, Tokens
+from headimpact.vlm.packing import PromptAttention
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -105,15 +105,3 @@ class InternVl3(PhotoPromptVlm):
         pixels = torch.cat([image.pixels["pixel_values"] for image in images]).to(self.device, self.model.dtype)
         features = self.model.get_image_features(pixels).pooler_output.flatten(0, 1)
         return list(features.split([image.grid.tokens for image in images]))
-
-    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
-        """See ``Vlm.position_ids``."""
-        return torch.arange(len(ids))[None]
-
-    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
-        """See ``Vlm.native_inputs``."""
-        return {
-            "input_ids": tokens.ids[None],
-            "attention_mask": torch.ones_like(tokens.ids)[None],
-            **encoded.pixels,
-        }

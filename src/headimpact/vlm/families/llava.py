@@ -12,7 +12,7 @@ from transformers.image_transforms import get_resize_output_image_size
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import PromptAttention, Tokens
+from headimpact.vlm.packing import PromptAttention
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -104,15 +104,3 @@ class Llava(PhotoPromptVlm):
         """See ``Vlm.image_features``."""
         pixels = torch.cat([image.pixels["pixel_values"] for image in images]).to(self.device, self.model.dtype)
         return list(self.model.get_image_features(pixels).pooler_output)
-
-    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
-        """See ``Vlm.position_ids``."""
-        return torch.arange(len(ids))[None]
-
-    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
-        """See ``Vlm.native_inputs``."""
-        return {
-            "input_ids": tokens.ids[None],
-            "attention_mask": torch.ones_like(tokens.ids)[None],
-            **encoded.pixels,
-        }

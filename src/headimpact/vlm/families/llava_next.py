@@ -36,12 +36,13 @@ class LlavaNext(Llava):
         return select_best_resolution((height, width), self.image_processor.image_grid_pinpoints)
 
     def grid(self, width: int, height: int) -> TokenGrid:
-        """See ``Vlm.grid``: the mosaic has the rows and columns that the model leaves in."""
+        """See ``Vlm.grid``: the mosaic has the rows and columns that the model leaves in; of an image that is some 73
+        times as long as it is wide these are none, and there is the whole image alone."""
         vision, canvas = self.model.config.vision_config, self._canvas(width, height)
         side = vision.image_size // vision.patch_size
         crops = canvas[0] // vision.image_size, canvas[1] // vision.image_size
         mosaic = unpad_image(torch.empty(1, crops[0] * side, crops[1] * side, device="meta"), (height, width))
-        return TokenGrid(side, side, *crops, mosaic=(mosaic.shape[1], mosaic.shape[2]))
+        return TokenGrid(side, side, *(crops if mosaic.numel() else (0, 0)), mosaic=(mosaic.shape[1], mosaic.shape[2]))
 
     def check_geometry(self) -> None:
         """See ``Vlm.check_geometry``."""
@@ -64,6 +65,8 @@ class LlavaNext(Llava):
         vision, grid, canvas = self.model.config.vision_config, self.grid(width, height), self._canvas(width, height)
         patch, square = vision.patch_size, (vision.image_size, vision.image_size)
         whole = plane([(height, width), square], self.resample, patch, (grid.rows, grid.cols))
+        if grid.blocks == 1:
+            return Geometry(width, height, (whole,))
         # The function asks for an image and looks at its size alone.
         shape = np.broadcast_to(np.uint8(0), (height, width, 3))
         resized = get_patch_output_size(shape, canvas, input_data_format="channels_last")

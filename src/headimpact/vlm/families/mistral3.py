@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Mistral3ForConditionalGeneration, PixtralImageProcessorPil
@@ -12,7 +11,7 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from headimpact.errors import InputError
 from headimpact.vlm.base import EncodedImage
 from headimpact.vlm.geometry import Geometry, plane
-from headimpact.vlm.packing import PromptAttention, Tokens
+from headimpact.vlm.packing import PromptAttention
 from headimpact.vlm.prompts import PhotoPromptVlm
 from headimpact.vlm.tokengrid import TokenGrid
 
@@ -104,15 +103,3 @@ class Mistral3(PhotoPromptVlm):
         pixels = pixel_values.to(self.device, self.model.dtype)
         (features,) = self.model.get_image_features(pixels, image_sizes).pooler_output
         return features
-
-    def position_ids(self, ids: Tensor, grid: TokenGrid) -> Tensor:
-        """See ``Vlm.position_ids``."""
-        return torch.arange(len(ids))[None]
-
-    def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
-        """See ``Vlm.native_inputs``."""
-        return {
-            "input_ids": tokens.ids[None],
-            "attention_mask": torch.ones_like(tokens.ids)[None],
-            **encoded.pixels,
-        }
