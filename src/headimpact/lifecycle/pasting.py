@@ -48,7 +48,7 @@ def paste(config: Config, model: str, setup: str, fetch: bool) -> Sequence[Snipp
 
     vlm = loading.skeleton(base.source, base.revision)
     settings = lora.LoraSettings(**config.lora.model_dump())
-    layers = range(vlm.layers) if read_setup(setup).kind == "full" else _layers(config, model, setup)
+    layers = vlm.attention_layers if read_setup(setup).kind == "full" else _layers(config, model, setup)
     chosen = cell.placement(list(layers), (), read_setup(setup).budget, settings.rank)
     return elsewhere.snippets(lora.peft_config(vlm, chosen.layers, settings, chosen.ranks).to_dict())
 

@@ -197,7 +197,7 @@ def conditioning(vlm: Vlm, targets: Sequence[str]) -> Float[np.ndarray, " layers
     """
     kappas = [
         [_condition_number(vlm.model.get_submodule(name).weight) for name in vlm.projections([layer], targets)]
-        for layer in range(vlm.layers)
+        for layer in vlm.attention_layers
     ]
     return np.exp(-np.log(kappas).mean(axis=1))
 

@@ -79,7 +79,8 @@ def _data(vlm: Vlm, subjects: Sequence[Subject], looks: Mapping[str, Look]) -> d
     """All but the attention, for ``look.js``; numbers of whole phrases are those that were computed."""
     first = next(iter(looks.values()))
     return {
-        "layers": vlm.layers,
+        "layers": len(vlm.attention_layers),
+        "numbers": list(vlm.attention_layers),
         "heads": vlm.heads,
         "masked": first.by_impact,
         "top": [list(head) for head in first.top],

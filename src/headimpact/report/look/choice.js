@@ -53,7 +53,7 @@ function buildHeat(grid, choose) {
   const top = [head(""), head("all"), ...Array.from({ length: HEADS }, (_, index) => head(HEADS > 16 && index % 2 ? "" : String(index)))];
   grid.append(make("div", { role: "row", class: "heat-row" }, ...top));
   for (let layer = 0; layer < LAYERS; layer += 1) {
-    const row = make("div", { role: "row", class: "heat-row" }, make("span", { role: "rowheader" }, String(layer)));
+    const row = make("div", { role: "row", class: "heat-row" }, make("span", { role: "rowheader" }, String(NUMBERS[layer])));
     for (const head of [MEAN, ...Array(HEADS).keys()]) {
       const attributes = { type: "button", role: "gridcell", tabindex: -1, "data-layer": layer, "data-head": head };
       row.append(make("button", attributes));
@@ -102,7 +102,7 @@ function paintHeat(grid, values, what, choice) {
     button.style.background = known ? rgb(colour) : "";
     button.style.color = isLight(colour) ? "#000" : "#fff";
     button.textContent = known && HEADS <= 12 ? String(Math.round(100 * value)) : "";
-    const name = head === MEAN ? `layer ${layer}, all heads` : `layer ${layer}, head ${head}`;
+    const name = head === MEAN ? `layer ${NUMBERS[layer]}, all heads` : `layer ${NUMBERS[layer]}, head ${head}`;
     button.setAttribute("aria-label", `${name}: ${what.name} ${told(value)}`);
     button.title = button.getAttribute("aria-label");
     const selected = choice.kind !== "top" && layer === choice.layer && head === chosen;

@@ -15,7 +15,7 @@ const BESIDE = DATA.variants.length > 1;
 const SCORE = DATA.masked ? "IoU" : "attention on the image";
 
 const nameOf = ({ kind, layer, head }) =>
-  ({ head: `layer ${layer}, head ${head}`, layer: `layer ${layer}`, top: `the top ${DATA.top.length} heads together` })[kind];
+  ({ head: `layer ${NUMBERS[layer]}, head ${head}`, layer: `layer ${NUMBERS[layer]}`, top: `the top ${DATA.top.length} heads together` })[kind];
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const quoted = (text) => `“${oneLine(text)}”`;
 const toldScore = (value) => (DATA.masked ? told(value) : percent(value));
@@ -71,8 +71,8 @@ function renderQuick() {
   const focused = [...PAGE.quick.children].indexOf(document.activeElement);
   const best = DATA.masked ? "Best by HI" : "Most on the image";
   PAGE.quick.replaceChildren(
-    button({ kind: "head", layer: TOP_LAYER, head: TOP_HEAD }, `${best}: layer ${TOP_LAYER}, head ${TOP_HEAD}`),
-    button({ kind: "layer", layer: state.choice.layer, head: 0 }, `All heads of layer ${state.choice.layer}`),
+    button({ kind: "head", layer: TOP_LAYER, head: TOP_HEAD }, `${best}: layer ${NUMBERS[TOP_LAYER]}, head ${TOP_HEAD}`),
+    button({ kind: "layer", layer: state.choice.layer, head: 0 }, `All heads of layer ${NUMBERS[state.choice.layer]}`),
     button({ kind: "top", layer: TOP_LAYER, head: TOP_HEAD }, `Top ${DATA.top.length} heads together`),
   );
   PAGE.quick.children[focused]?.focus();

@@ -55,7 +55,7 @@ class Looked:
         """
         vlm, masked = self.engine.vlm, self.subjects[0].words[0].mask is not None
         counted = f"{len(self.subjects)}, with {self.objects} objects"
-        size = ("layers x heads", f"{vlm.layers} x {vlm.heads}")
+        size = ("layers x heads", f"{len(vlm.attention_layers)} x {vlm.heads}")
         told = Told(title, [*facts, *([("images", counted)] if masked else []), size], self.notes)
         return html(told, vlm, self.subjects, self.looks)
 
@@ -147,7 +147,7 @@ def _look(
     watch: Watch,
 ) -> Looked:
     variants = _variants(engine, adapter)
-    shown, pieces, more = fit(subjects, engine.vlm.layers * (engine.vlm.heads + 1) * len(variants))
+    shown, pieces, more = fit(subjects, len(engine.vlm.attention_layers) * (engine.vlm.heads + 1) * len(variants))
     looks: dict[str, Look] = {}
     for name, switched in variants:
         top = looks[ORIGINAL].top if looks else None

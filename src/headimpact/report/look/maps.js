@@ -2,7 +2,7 @@
 
 // The data of the page. Numbers of whole phrases are read at once, the attention of an image when it is looked at.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const { layers: LAYERS, heads: HEADS } = DATA;
+const { layers: LAYERS, heads: HEADS, numbers: NUMBERS } = DATA; // NUMBERS: of the layers that have attention
 const MEAN = HEADS; // behind the heads of a layer: the mean of their attention
 const CELLS = LAYERS * (HEADS + 1);
 
