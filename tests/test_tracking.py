@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,20 +93,19 @@ def test_processes_that_start_together_make_a_database_one_after_the_other(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several that create one at once fail."""
-    uri = tracking.initialise()
-    name = f"headimpact-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    lock = project / "mlflow.db.lock"  # and not in a folder that other people's commands write to
     locked: list[str] = []
 
     def create(experiment: str) -> None:
         with pytest.raises(Timeout):  # as another process would
-            FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0)
+            FileLock(lock, is_singleton=False).acquire(timeout=0)
         locked.append(experiment)
 
     monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda experiment: None)
     monkeypatch.setattr(mlflow, "create_experiment", create)
     tracking.initialise()
     assert locked == [tracking.EXPERIMENT]
-    FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0).lock.release()
+    FileLock(lock).acquire(timeout=0).lock.release()
 
 
 def test_a_run_of_its_own_stands_in_the_projects_experiment() -> None:
