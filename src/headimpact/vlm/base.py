@@ -83,6 +83,8 @@ class Vlm(ABC):
         self.source = source
         self.revision = revision
         self.digest = digest
+        self.settings: Mapping[str, str] = {}
+        self.settings_digest = ""
         self.chat = ChatFormat(
             tokenizer, template or self.own_template, self.image_placeholder, self.image_token, source, self.begins
         )
