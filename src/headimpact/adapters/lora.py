@@ -285,6 +285,11 @@ def _check_base(vlm: Vlm, folder: Path, header: Mapping[str, Any]) -> None:
             f"The adapter in {folder} was trained on {trained_on}, not on {vlm.source} (weights {vlm.digest[:12]}). "
             f"Load it on the base that it was trained on."
         )
+    if "base_settings" not in header and vlm.settings:
+        raise InputError(
+            f"The adapter in {folder} was made before adapters were held to the settings of their base: its header "
+            f"lacks base_settings. Run finetune to make it again."
+        )
     before: Mapping[str, str] = header.get("base_settings", {})
     if differing := sorted(name for name in {*before, *vlm.settings} if before.get(name) != vlm.settings.get(name)):
         raise InputError(
