@@ -272,6 +272,15 @@ def read_overrides(arguments: list[str]) -> dict[str, str]:
     return overrides
 
 
+def _tell(error: InputError) -> None:
+    if (message := processes.told_here(error)) is not None:
+        print(f"Error: {message}", file=sys.stderr, flush=True)
+    if "DVC_STAGE" in os.environ:
+        from headimpact.lifecycle import graph
+
+        graph.say(str(error))
+
+
 @contextmanager
 def _errors_told(debug: bool) -> Iterator[None]:
     """Bad input ends with its message and 1, Ctrl-C with 130; anything else is a fault of ours: its trace."""
@@ -282,8 +291,7 @@ def _errors_told(debug: bool) -> Iterator[None]:
     except InputError as error:
         if debug:
             raise
-        if (message := processes.told_here(error)) is not None:
-            print(f"Error: {message}", file=sys.stderr, flush=True)
+        _tell(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -292,5 +300,5 @@ def _errors_told(debug: bool) -> Iterator[None]:
         message = fault_of_machine(error)
         if debug or message is None:
             raise
-        print(f"Error: {message}", file=sys.stderr, flush=True)
+        _tell(InputError(message))
         raise typer.Exit(1) from None

@@ -40,7 +40,7 @@ def load_engine(config: Config, job: Job) -> Engine:
     processes = launched(config.compute.device)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    identity = read_json_object(layout.identity(job.model), "source", "revision", "digest")
+    identity = read_json_object(layout.identity(job.model), "source", "revision", "digest", "settings_digest")
     base = loading.load(identity["source"], identity["revision"], config.compute.device, config.compute.dtype)
     if base.digest != identity["digest"]:
         raise InputError(
