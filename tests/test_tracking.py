@@ -450,6 +450,54 @@ def test_the_same_adapter_of_another_setup_has_a_version_of_its_own(project: Pat
     assert registered("alike", "top-2").tags["setup"] == "top-2"
 
 
+def test_a_version_is_whole_or_not_there_and_the_next_command_completes_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    def attempt() -> None:
+        with tracking.run("evaluate"):
+            register(project, "halves")
+
+    def versions() -> list[ModelVersion]:
+        return list(MlflowClient().search_model_versions("name = 'head-impact-halves'"))
+
+    def killed_in(name: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                attempt()
+
+    killed_in("create_model_version")
+    assert versions() == []
+    killed_in("set_registered_model_alias")
+    (version,) = versions()
+    assert (version.description, version.tags["setup"]) == ("LoRA on layers 6, 8", "layers:6,8")
+    attempt()
+    assert (int(registered("halves").version), len(versions())) == (1, 1)
+    logged = MlflowClient().search_logged_models([experiment()], f"source_run_id = '{version.run_id}'")
+    everything = MlflowClient().search_logged_models([experiment()], "tags.setup = 'layers:6,8'")
+    assert [f"models:/{model.model_id}" for model in logged] == [version.source]
+    assert json.loads(logged[0].tags["mlflow.modelVersions"]) == [{"name": "head-impact-halves", "version": 1}]
+    of_adapter = [m for m in everything if m.tags["adapter_digest"] == version.tags["adapter_digest"]]
+    unregistered = [m for m in of_adapter if "mlflow.modelVersions" not in m.tags]
+    assert unregistered == []  # what was logged before the first kill is gone
+
+
+def test_what_cannot_be_registered_is_told_with_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*arguments: object, **options: object) -> None:
+        raise MlflowException("the registry is down")
+
+    monkeypatch.setattr(MlflowClient, "create_registered_model", down)
+    message = (
+        r"^Trained and evaluated, but not registered: MLflow: the registry is down\. "
+        r"To register: headimpact register --model refused$"
+    )
+    with pytest.raises(InputError, match=message), tracking.run("evaluate"):
+        register(project, "refused")
+
+
 def test_a_version_holds_all_it_needs(project: Path) -> None:
     with tracking.run("finetune"):
         register(project, "whole")

@@ -45,7 +45,7 @@ def test_the_adapter_of_a_header_gives_it(adapter: Path) -> None:
     ("changes", "said"),
     [
         ({"lora_alpha": 40}, "lora_alpha is 40 and not 4"),
-        ({"use_rslora": True}, "use_rslora is True and not False"),
+        ({"use_rslora": True}, "use_rslora is True and not unset"),
         ({"r": "x"}, "r is x and not 2"),
         ({"peft_type": "NONSENSE"}, "peft_type is NONSENSE and not LORA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head'] and not unset"),

@@ -22,8 +22,18 @@ LORA = "lora"
 """The header's entry for what PEFT's config says that decides what the adapter does."""
 TENSORS = "tensors_digest"
 """The header's entry for the SHA-256 of the file of tensors."""
-# What PEFT's config says that decides nothing: where the base lies, what the adapter is for, who wrote it.
-_LABELS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+# What PEFT's config says that decides nothing: where the base lies, what the adapter is for, who wrote it, and what
+# belongs to methods that are switched off.
+_LABELS = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "task_type",
+)
 
 
 def record(folder: Path, header: Mapping[str, Any]) -> None:
@@ -66,7 +76,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG_NAME)
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG_NAME} is no configuration of PEFT.")
-    decisive = {name: value for name, value in config.items() if name not in _LABELS and value not in (None, {}, [])}
+    decisive = {name: value for name, value in config.items() if name not in _LABELS and value}
     return {LORA: decisive, TENSORS: digest_file(folder / SAFETENSORS_WEIGHTS_NAME)}
 
 

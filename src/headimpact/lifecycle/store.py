@@ -70,7 +70,7 @@ def settle(experiment: str, make: Callable[[], None]) -> str:
     is_new = database is not None and not database.is_file()
     mlflow.set_tracking_uri(uri)
     with nothing_collected(), store_errors.told("Nothing was begun: "), _alone_with(database):
-        with environment(**(store_errors.first_look() if database is None else {})):
+        with environment(**store_errors.first_look()):
             _make_experiment(experiment, make)
             _ask_registry()
         if database is not None and (is_new or database == home() / DATABASE):

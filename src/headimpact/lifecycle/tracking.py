@@ -337,10 +337,11 @@ def register(
             for tag, value in tags.items():
                 client.set_model_version_tag(name, version, tag, value)
         else:
-            versions.forget_unregistered(tags["adapter_digest"], header["setup"])
-            marks = {name: tags[name] for name in ("adapter_digest", "setup")}
+            versions.forget_unregistered(name, tags["adapter_digest"], header["setup"])
+            marks = {tag: tags[tag] for tag in ("adapter_digest", "setup")}
             logged = _log_model(adapter, marks, header, limits, requirements, package)
             version = versions.create(name, logged, _run_id(), tags, description)
+        versions.link(name, version)
         client.set_registered_model_alias(name, alias(header["setup"]), version)
     return int(version)
 

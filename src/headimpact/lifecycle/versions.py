@@ -1,10 +1,13 @@
 """Versions of the registry: whole from the first moment, or not there."""
 
+import json
 from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+_LOGGED = "models:/"  # before the id of a logged model
 
 
 def find(name: str, adapter_digest: str, setup: str) -> str | None:
@@ -34,16 +37,26 @@ def create(name: str, logged: str, run_id: str, tags: Mapping[str, str], descrip
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
             raise
     made = client.create_model_version(
-        name, f"models:/{logged}", run_id, tags=dict(tags), description=description, model_id=logged
+        name, f"{_LOGGED}{logged}", run_id, tags=dict(tags), description=description, model_id=logged
     )
     return str(made.version)
 
 
-def forget_unregistered(adapter_digest: str, setup: str) -> None:
+def link(name: str, version: str) -> None:
+    """Name a version in its logged model, which MLflow's pages show it by."""
+    client = MlflowClient()
+    source = client.get_model_version(name, version).source or ""
+    if source.startswith(_LOGGED):
+        tag = json.dumps([{"name": name, "version": int(version)}])
+        client.set_logged_model_tags(source.removeprefix(_LOGGED), {MLFLOW_MODEL_VERSIONS: tag})
+
+
+def forget_unregistered(name: str, adapter_digest: str, setup: str) -> None:
     """Delete the logged models of an adapter that no version was made of: a process was killed on the way."""
     client = MlflowClient()
+    registered = {version.source for version in client.search_model_versions(f"name = '{name}'")}
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.adapter_digest = '{adapter_digest}' AND tags.setup = '{setup}'"
     for logged in client.search_logged_models(experiments, query):
-        if MLFLOW_MODEL_VERSIONS not in logged.tags:
+        if f"{_LOGGED}{logged.model_id}" not in registered:
             client.delete_logged_model(logged.model_id)
