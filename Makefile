@@ -10,6 +10,8 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_EXPERIMENT_NAME := head-impact
+# Relative: below a folder with a space in its name, `mlflow run` would make another path of its own choice.
+export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .PHONY: finetune check test types tests write clean
 
