@@ -68,6 +68,8 @@ def load(source: str, revision: str | None = None, device: str = "auto", dtype: 
 
 def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what does not fit is said below, in a sentence
     try:
         model, report = vlm.model_class.from_pretrained(
             folder,
@@ -80,6 +82,8 @@ def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module
         )
     except SafetensorError as error:
         raise InputError(f"{vlm.source}: its weights are damaged ({error}). Fetch them again.") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     wrong = sorted(name for name, *_ in report["mismatched_keys"]) or sorted(report["missing_keys"])
     if wrong:
         raise InputError(
