@@ -101,8 +101,6 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is no JSON that can be read: it nests too deeply.") from None
     except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise InputError(f"{path} is not valid JSON: {error}.") from None
-    except RecursionError:
-        raise InputError(f"{path} is not valid JSON: it is nested too deep.") from None
 
 
 def read_json_object(path: Path, *keys: str) -> dict[str, Any]:

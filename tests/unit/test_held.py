@@ -100,7 +100,9 @@ def test_a_header_from_before_is_told(adapter: Path) -> None:
         held.check(adapter)
 
 
-@pytest.mark.parametrize(("text", "said"), [("[]", "is no header"), ("[" * 100_000 + "]" * 100_000, "nested too deep")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("[]", "is no header"), ("[" * 100_000 + "]" * 100_000, "nests too deeply")]
+)
 def test_a_header_of_another_shape(adapter: Path, text: str, said: str) -> None:
     (adapter / "header.json").write_text(text)
     with pytest.raises(InputError, match=said):
