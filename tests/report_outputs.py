@@ -81,7 +81,7 @@ def write_score(root: Path, model: str = MODEL) -> None:
 
 def write_measures(root: Path, model: str = MODEL) -> None:
     measured = {"layer": range(3), "gradient": [9.0, 5.0, 1.0], "knockout": [0.1, 0.0, 0.2]}
-    measured |= {"knockout_se": 0.01, "share": [0.1, 0.2, 0.3], "localisation": 0.5}
+    measured |= {"knockout_se": 0.01, "share": [0.1, 0.2, 0.3], "localisation": 0.5, "kappa": [0.1, 0.3, 0.2]}
     write_table(root / layout.measures(model), pd.DataFrame(measured))
 
 

@@ -34,8 +34,8 @@ from headimpact.selection.measures import measure
 SIZES = {"impact": 5, "train": 7, "val": 4, "test": 4}
 TARGETS = ("q_proj", "k_proj", "v_proj")
 LORA = lora.LoraSettings(rank=2, alpha=4, targets=TARGETS)
-# Seven images, three a step: of the last step one process has nothing to do.
-TRAIN = TrainSettings(0, 2e-3, 2, 3, False, 0.2, 0.0, 1.0, 1, 9, 2)
+# Seven images, three a step: of the last step one process has nothing to do. The KL term is summed over tokens, too.
+TRAIN = TrainSettings(0, 2e-3, 2, 3, False, 0.2, 0.0, 1.0, 1, 9, 2, kl=0.5)
 CHANCE = ChanceSettings(0.5, 2, 0)
 
 

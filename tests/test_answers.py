@@ -50,6 +50,11 @@ def vlm(request, project_root: Path) -> Vlm:
         ("star red", "red star", 0, 1, 1 / 2),
         ("a blue ring", "red star", 0, 0, 0),
         ("", "red star", 0, 0, 0),
+        ("красный мяч", "Красный мяч.", 1, 1, 1),
+        ("кот 7", "собака 7", 0, 1 / 2, 1 / 2),
+        ("红的球", "红色的球", 0, 6 / 7, 6 / 7),
+        ("C++", "C#", 0, 2 / 5, 2 / 5),
+        ("🐶", "🐶", 1, 1, 1),
     ],
 )
 def test_scores_by_hand(answer: str, phrase: str, exact: float, f1: float, rouge: float):

@@ -166,7 +166,7 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_commands_exist(page: Path):
     keys = {re.sub(r"<\w+>", "*", parameter.key) for parameter in documentation()}
-    options = {"model", "setup", "debug", "report", "help", "images"}
+    options = {"model", "setup", "debug", "report", "help", "images", "image", "phrase", "question"}
     rules = re.findall(r"^([a-z ]+):(?! MARKED)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     targets = " ".join(rules).split()
     entry_points = yaml.safe_load(written.entry_points())["entry_points"]
@@ -194,7 +194,15 @@ def produced(path: str) -> bool:
     places = [locate(place, "*", "top-999") for step in STEPS.values() for place in step.writes]
     patterns = [
         place.as_posix().replace("top-999", "*")
-        for place in (*places, layout.download("*"), layout.JOBS, layout.FROZEN, layout.REHEARSALS, layout.CHECKPOINTS)
+        for place in (
+            *places,
+            layout.download("*"),
+            layout.JOBS,
+            layout.FROZEN,
+            layout.REHEARSALS,
+            layout.LOOKS,
+            layout.CHECKPOINTS,
+        )
     ]
     parts = Path(path).parts
     return any(

@@ -249,7 +249,7 @@ def without(folder: Path, name: str) -> None:
 
 
 def of_another_kind(folder: Path) -> None:
-    shutil.copy(toy_models.sam() / "config.json", folder)
+    toy_models.untaught_sam().config.save_pretrained(folder)
 
 
 def with_pickle_alone(folder: Path) -> None:

@@ -13,6 +13,7 @@ from headimpact.lifecycle.registry import STEPS
 
 MODEL, OTHER = "tiny-smolvlm", "smolvlm"
 TOP, LAYERS, KNOCKOUT = Job(MODEL, "top-4"), Job(MODEL, "layers:1,2"), Job(MODEL, "knockout-4")
+SOFT = Job(MODEL, "soft-top-4")
 
 
 @pytest.fixture
@@ -40,6 +41,8 @@ def stages() -> dict[str, Any]:
         ("select", TOP, True, "select@tiny-smolvlm-top-4"),
         ("select", LAYERS, False, "jobs/dvc.yaml:select-tiny-smolvlm-layers-1-2"),
         ("answer", Job(OTHER, "top-4"), False, "jobs/dvc.yaml:answer-smolvlm-top-4"),
+        ("soften", TOP, False, "jobs/dvc.yaml:soften-tiny-smolvlm-top-4"),
+        ("evaluate", SOFT, False, "jobs/dvc.yaml:evaluate-tiny-smolvlm-soft-top-4"),
     ],
 )
 def test_where_a_job_has_its_stage(config: Config, step: str, job: Job, inside: bool, name: str) -> None:
@@ -74,6 +77,42 @@ def test_what_comes_directly_before_a_job(config: Config) -> None:
         ("identify", original),
         ("finetune", original),
     ]
+
+
+def test_a_softened_setup_is_made_from_the_trained_one(config: Config) -> None:
+    original = Job(MODEL, "original")
+    for step in ("evaluate", "answer"):
+        above = [("data", SOFT), ("identify", SOFT), ("soften", TOP), (step, original)]
+        assert jobs.upstream((step, SOFT), config) == above
+    assert jobs.upstream(("soften", TOP), config) == [("data", TOP), ("identify", TOP), ("finetune", TOP)]
+    assert jobs.following(("soften", TOP)) == ("evaluate", SOFT)
+    assert jobs.following(("finetune", TOP)) == ("evaluate", TOP)
+    assert jobs.following(("evaluate", TOP)) is None
+    jobs.enter([("evaluate", SOFT)], config)
+    made = stages()
+    assert list(made) == [f"evaluate-{MODEL}-soft-top-4", f"soften-{MODEL}-top-4"]
+    (folder,) = made[f"soften-{MODEL}-top-4"]["outs"]
+    assert folder == f"outputs/finetune/{MODEL}/soft-top-4"
+    assert folder in made[f"evaluate-{MODEL}-soft-top-4"]["deps"]
+    assert f"outputs/finetune/{MODEL}/top-4" in made[f"soften-{MODEL}-top-4"]["deps"]
+    assert "forgetting" in made[f"soften-{MODEL}-top-4"]["params"]
+    assert "soften" not in yaml.safe_load(written.graph(config.grid))["stages"]
+
+
+@pytest.mark.parametrize(
+    ("step", "setup", "message"),
+    [
+        ("soften", "original", "the original has no adapter to soften"),
+        ("soften", "soft-top-4", "soft-top-4 is softened already; it is made from the setup top-4"),
+        ("finetune", "soft-top-4", "or make soft-top-4 from it: headimpact soften --setup top-4$"),
+        ("select", "soft-top-4", "run select for top-4"),
+    ],
+)
+def test_what_is_softened_is_trained_and_what_is_trained_is_not_softened(
+    config: Config, step: str, setup: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.check_job(step, config, Job(MODEL, setup))
 
 
 def test_what_the_tournament_and_the_report_are_made_from(config: Config) -> None:

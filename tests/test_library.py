@@ -84,7 +84,7 @@ def impact(smolvlm: Vlm) -> Impact:
 def test_the_page_runs_in_a_folder_that_is_no_project_and_without_mlflow_and_dvc(tmp_path: Path, project_root: Path):
     page = (project_root / "docs" / "python.md").read_text(encoding="utf-8")
     blocks = [textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", page, re.M | re.S)]
-    assert len(blocks) == page.count("```python") == 5
+    assert len(blocks) == page.count("```python") == 6
     (tmp_path / "models").symlink_to(project_root / "models")
     write_scenes(tmp_path / "data" / "dataset", {"impact": 3}, seed=0)
     for name, scene_id in (("first", 1), ("second", 2)):

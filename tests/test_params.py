@@ -98,6 +98,11 @@ def test_wrong_overrides(params: Path, key: str, text: str, message: str) -> Non
         ),
         ("setups: [original, top-4,", "setups: [original, 'heads:1.2',", "grid.setups cannot hold heads:1.2"),
         ("setups: [original, top-4,", "setups: [original, knockout-4,", "grid.setups cannot hold knockout-4"),
+        (
+            "setups: [original, top-4,",
+            "setups: [original, soft-top-4,",
+            "grid.setups cannot hold soft-top-4. Run it directly: headimpact soften --setup top-4",
+        ),
         ("setups: [original, top-4,", "setups: [original, full,", "grid.setups names one of them twice"),
         ("models: [tiny-paligemma2,", "models: [nothing,", "grid.models: unknown model 'nothing'"),
         (

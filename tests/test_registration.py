@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from report_outputs import CHANGES, MODEL, objects, write_evaluation
 
 from headimpact.evaluation import metrics
-from headimpact.files import write_json
+from headimpact.files import read_json, write_json
 from headimpact.lifecycle import layout, params, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.serving import Limits
@@ -109,6 +109,24 @@ def test_a_description_has_every_metric_and_what_to_send() -> None:
     ]
 
 
+def test_a_softened_adapter_is_a_version_for_every_scale_but_0(project: Path, config: Config) -> None:
+    """Its weights are those of the trained adapter: the scale tells them apart."""
+    versions = []
+    write_adapter("soft-top-4", b"the same")
+    write_evaluation(HERE, "soft-top-4", table=objects(CHANGES["random-4"]))
+    header = layout.adapter(MODEL, "soft-top-4") / "header.json"
+    for scale in (0.3, 0.2, 0.2):
+        write_json(header, read_json(header) | {"scale": scale})
+        with tracking.run("soften", MODEL, "soft-top-4"):
+            versions.append(registration.register(config, Job(MODEL, "soft-top-4"), {}))
+    assert versions == [1, 2, 2]
+    assert version("soft-top-4").tags["scale"] == "0.2"
+    assert "scaled to 0.2 of what was trained" in str(version("soft-top-4").description)
+    write_json(header, read_json(header) | {"scale": 0.0})
+    summary = registration.register_all(config, MODEL)
+    assert summary.skipped == [("soft-top-4", "softened to scale 0, it is the original")]
+
+
 def test_all_that_is_trained_and_evaluated_is_registered(project: Path, config: Config) -> None:
     write_adapter("layers:1,2", b"one")
     write_adapter("top-4", b"two")
@@ -116,7 +134,7 @@ def test_all_that_is_trained_and_evaluated_is_registered(project: Path, config: 
     write_evaluation(HERE, "layers:1,2", table=objects(CHANGES["random-4"]))
     write_evaluation(HERE, "top-4")
     with tracking.run("finetune", MODEL, "top-4") as training:
-        tracking.set_tags({"adapter_digest": registration.digest_file(layout.adapter_weights(MODEL, "top-4"))})
+        tracking.set_tags({"adapter_digest": tracking.adapter_digest(layout.adapter(MODEL, "top-4"))})
     summary = registration.register_all(config, MODEL)
     assert summary.rows == [
         ("layers:1,2", f"{NAME} version 1, alias layers-1-2"),

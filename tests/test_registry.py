@@ -94,6 +94,7 @@ def test_steps_that_compute_with_a_base_read_its_identity() -> None:
         "measure",
         "examine",
         "finetune",
+        "soften",
         "evaluate",
         "answer",
         "tournament",
@@ -112,7 +113,8 @@ def test_the_step_that_follows_reads_what_this_one_wrote(name: str) -> None:
     step = STEPS[name]
     following = STEPS[str(step.then)]
     assert following.per == step.per
-    assert name in {read.step for read in following.reads}
+    instead = {"soften": "finetune"}  # its adapter stands in the place of a trained one
+    assert instead.get(name, name) in {read.step for read in following.reads}
 
 
 def test_a_place_of_a_model_or_a_setup() -> None:

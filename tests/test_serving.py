@@ -150,8 +150,8 @@ def cut(text: str, share: float) -> str:
         ("%%%", "`image` is not base64."),
         ("é", "`image` is not base64."),
         ("data:image/png,abc", "`image` is a data URI without base64: write data:image/png;base64,..."),
-        (base64.b64encode(b"hello").decode(), "`image` is not an image of a known format (PNG, JPEG, WEBP)."),
-        (encode(noise(), "GIF"), "`image` is not an image of a known format (PNG, JPEG, WEBP)."),
+        (base64.b64encode(b"hello").decode(), "`image` is not a PNG, JPEG or WEBP image."),
+        (encode(noise(), "GIF"), "`image` is not a PNG, JPEG or WEBP image."),
         (cut(encode(noise(), "JPEG"), 0.8), "`image` is damaged or truncated."),
         (cut(encode(noise(), "PNG"), 0.8), "`image` is damaged or truncated."),
         (cut(encode(noise(), "WEBP"), 0.8), "`image` is damaged or truncated."),
@@ -380,7 +380,7 @@ GOOD = {"image": RED, "prompt": "hi"}
 NO_IMAGE = "`image` is missing: every row needs the columns image and prompt."
 NO_PROMPT = "`prompt` is missing: every row needs the columns image and prompt."
 TEXT = base64.b64encode(b"text").decode()
-UNKNOWN_FORMAT = "`image` is not an image of a known format (PNG, JPEG, WEBP)."
+UNKNOWN_FORMAT = "`image` is not a PNG, JPEG or WEBP image."
 
 
 def test_the_alias_is_served_with_its_own_base_adapter_and_code(address: str, folder: Path) -> None:

@@ -217,7 +217,8 @@ def _teach_florence(model: Florence2ForConditionalGeneration, processor: Florenc
             break
 
 
-def _sam() -> Sam2Model:
+def untaught_sam() -> Sam2Model:
+    """A SAM 2 with random weights."""
     backbone = {
         "hidden_size": 8,
         "image_size": [SAM_PIXELS, SAM_PIXELS],
@@ -244,7 +245,7 @@ def _sam() -> Sam2Model:
 def save_sam(folder: Path) -> Path:
     """A toy SAM 2 checkpoint whose masks lie about its box, and are sure where the box begins on the left."""
     torch.manual_seed(0)
-    model = _sam()
+    model = untaught_sam()
     # At their real spread the toy cannot tell positions apart.
     model.shared_image_embedding.positional_embedding.mul_(0.3)
     _teach_sam(model)

@@ -7,6 +7,8 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
+from headimpact.files import write_text
 from headimpact.impact.attention_map import AttentionMap, attention_map
 from headimpact.impact.head_impact import Impact
 from headimpact.impact.scoring import ChanceSettings, score_images
 from headimpact.report import figures
+from headimpact.report.look.making import of_picture, of_samples
 from headimpact.selection import choice
 from headimpact.selection.grammar import read_setup
 from headimpact.selection.measured import measured_layers
@@ -39,6 +43,7 @@ __all__ = [
     "attention",
     "heatmap",
     "load_base",
+    "look",
     "lora_config",
     "make_samples",
     "read_samples",
@@ -229,6 +234,70 @@ def attention(base: Vlm, image: Image.Image, phrase: str, layer: int, head: int)
         raise InputError("The phrase is empty: say in words what to look for.")
     _check_attention(base)
     return attention_map(base, rgb(image, "The image"), phrase, layer, head)
+
+
+@dataclass(frozen=True)
+class LookPage:
+    """A page that shows where every head looks; a notebook shows it in place.
+
+    Attributes:
+        html: all of it.
+    """
+
+    html: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file, which a browser opens without a server."""
+        path = Path(path)
+        write_text(path, self.html)
+        return path
+
+    def _repr_html_(self) -> str:
+        """What IPython asks for."""
+        source = escape(self.html, quote=True)
+        return f'<iframe srcdoc="{source}" sandbox="allow-scripts" style="width:100%;height:60rem;border:0"></iframe>'
+
+
+def look(
+    base: Vlm,
+    images: Sequence[Sample] | Image.Image,
+    phrase: str | Sequence[str] | None = None,
+    question: str | None = None,
+    mask_threshold: float = 0.5,
+    max_new_tokens: int = 32,
+    batch_tokens: int = EngineSettings.batch_tokens,
+    watch: Watch = unwatched,
+) -> LookPage:
+    """A page that shows where every head, layer and token of a phrase looks, with the IoU where there are masks.
+
+    An adapter that ``peft.get_peft_model`` put on ``base.model`` is shown beside the original.
+
+    Args:
+        base: the model.
+        images: samples with objects, a dozen or two; or one image of any size, of which nobody knows where anything
+            is, with either
+        phrase: what the model says to be in it, or several such phrases, or
+        question: what it is asked, and answers itself.
+        mask_threshold: as of :func:`score`.
+        max_new_tokens: of the answer.
+        batch_tokens: tokens in one forward.
+        watch: shows the images.
+
+    Raises:
+        InputError: there is nothing to look at; an image alone comes without words, or samples with them; a phrase or
+            an answer is empty; the image has more than 8 bits a channel; or the model's attention was set to another
+            after it was loaded.
+    """
+    _check_attention(base)
+    engine, title = Engine(base, EngineSettings(batch_tokens)), f"Where {Path(base.source).name} looks"
+    if isinstance(images, Image.Image):
+        phrases = (phrase,) if isinstance(phrase, str) else phrase or ()
+        looked = of_picture(engine, rgb(images, "The image"), phrases, question, max_new_tokens)
+    elif phrase is not None or question is not None:
+        raise InputError("Samples have phrases of their own: give a phrase or a question with a single image.")
+    else:
+        looked = of_samples(engine, images, mask_threshold, watch=watch)
+    return LookPage(looked.html(title, [("model", base.source)]))
 
 
 def _check_attention(base: Vlm) -> None:

@@ -61,17 +61,17 @@ def test_what_is_unusable_is_left_out_and_told(tmp_path):
 
 def test_names_stay_unique_and_in_the_folder(tmp_path):
     source = tmp_path / "source"
-    files = ["a/x.png", "b/X.png", "c/x.png", "3-x.png", "d/y.png"]
+    files = ["a/x.png", "b/X.png", "c/x.png", "3-x.png", "d/y.png", "e/z.png"]
     samples = [make_noise_sample(source, image_id, name) for image_id, name in enumerate(files, start=1)]
     write_dataset(tmp_path / "out", samples, SIZES, seed=1)
-    assert image_names(tmp_path / "out") == ["2-X.png", "3-x.png", "4-3-x.png", "x.png", "y.png"]
+    assert image_names(tmp_path / "out") == ["2-X.png", "3-x.png", "4-3-x.png", "x.png", "y.png", "z.png"]
     written = {sample.id: sample for part in read_parts(tmp_path / "out").values() for sample in part}
     for sample in samples:
         assert written[sample.id].path.read_bytes() == sample.path.read_bytes()
 
 
 def test_images_are_linked_where_that_is_wanted_and_possible(tmp_path, monkeypatch):
-    samples = [make_noise_sample(tmp_path / "source", image_id) for image_id in range(1, 5)]
+    samples = [make_noise_sample(tmp_path / "source", image_id) for image_id in range(1, 7)]
     link = tmp_path / "link.png"
     link.symlink_to(samples[0].path)
     samples[0] = Sample(1, link, WIDTH, HEIGHT, samples[0].objects)
@@ -84,7 +84,7 @@ def test_images_are_linked_where_that_is_wanted_and_possible(tmp_path, monkeypat
         assert all(sample.path.read_bytes() == sources[sample.id].read_bytes() for sample in written)
         return sum(sample.path.samefile(sources[sample.id]) for sample in written)
 
-    assert same_files() == 4
+    assert same_files() == 6
     assert same_files(link=False) == 0
 
     def impossible(*_):
@@ -95,13 +95,13 @@ def test_images_are_linked_where_that_is_wanted_and_possible(tmp_path, monkeypat
 
 
 def test_a_bad_image_leaves_what_was_there(tmp_path):
-    samples = [make_noise_sample(tmp_path / "source", image_id) for image_id in range(1, 6)]
+    samples = [make_noise_sample(tmp_path / "source", image_id) for image_id in range(1, 7)]
     write_dataset(tmp_path / "out", samples, SIZES, seed=1)
     samples[2].path.write_bytes(samples[2].path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"3\.png is damaged or truncated"):
         write_dataset(tmp_path / "out", samples, SIZES, seed=1, link=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-    assert len(image_names(tmp_path / "out")) == 5
+    assert len(image_names(tmp_path / "out")) == 6
 
 
 def test_an_id_is_there_once(tmp_path):
@@ -118,6 +118,6 @@ def test_progress_sees_every_image(tmp_path):
             seen.append(sample.id)
             yield sample
 
-    samples = [make_noise_sample(tmp_path / "source", image_id) for image_id in range(1, 5)]
+    samples = [make_noise_sample(tmp_path / "source", image_id) for image_id in range(1, 7)]
     write_dataset(tmp_path / "out", samples, SIZES, 1, progress)
-    assert seen == [1, 2, 3, 4]
+    assert seen == [1, 2, 3, 4, 5, 6]

@@ -98,10 +98,10 @@ def measured(layers: int = 12, heads: int = 4) -> dict[str, np.ndarray]:
     """Scores that all rank differently, some a head and some a layer."""
     rng = np.random.default_rng(3)
     found = {name: rng.random((layers, heads)) for name in ("hi", "excess", "auroc", "mass", "share")}
-    return found | {name: rng.random(layers) for name in ("gradient", "knockout", "localisation")}
+    return found | {name: rng.random(layers) for name in ("gradient", "knockout", "localisation", "kappa")}
 
 
-@pytest.mark.parametrize("rule", ["excess", "auroc", "mass", "share", "gradient", "knockout", "localisation"])
+@pytest.mark.parametrize("rule", ["excess", "auroc", "mass", "share", "gradient", "knockout", "localisation", "kappa"])
 def test_a_measured_rule_takes_the_layers_of_its_own_highest_scores(rule: str):
     scores = measured()[rule]
     wanted = scores.mean(axis=1) if scores.ndim > 1 else scores

@@ -142,11 +142,11 @@ def test_only_score_was_run(tmp_path: Path) -> None:
     write_score(tmp_path)
     report = arrange(collect(["tiny"], SETUPS, tmp_path))
     assert "| tiny | missing | missing | 3 | 2 |" in text(report, "Table 1")
-    assert commands(report, "Summary") == ["headimpact finetune"] * 2
+    assert commands(report, "Summary") == ["headimpact finetune", "headimpact advise"]
     for start, command in {
         "Table 3": "select",
         "Table 4": "evaluate",
-        "Table 5": "finetune",
+        "Table 5": "advise",
         "Did the top": "finetune",
         "Tournament": "tournament",
         "Questions in": "answer",
@@ -163,7 +163,7 @@ def test_only_the_original_was_evaluated(tmp_path: Path) -> None:
     report = arrange(collect([], [], tmp_path))
     assert "| tiny | perplexity ↓ | 4.587 ± " in text(report, "Table 4")
     assert "nothing was trained" in text(report, "Summary")
-    assert "headimpact finetune" in commands(report, "Table 5")
+    assert "headimpact advise" in commands(report, "Table 5")
     for start in ("Table 2", "How much", "Figure 4", "Figure 5"):
         assert commands(report, start) == ["headimpact score"], start
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from small_datasets import HEIGHT, WIDTH, save_image
 
-from headimpact.data.images import digest_pixels, open_image
+from headimpact.data.images import digest_pixels, is_turned, open_image, upright_size
 from headimpact.errors import InputError
 
 
@@ -87,11 +87,34 @@ def test_images_of_more_than_eight_bits_a_channel_are_refused(tmp_path):
         open_image(tmp_path / "deep.png", (WIDTH, HEIGHT))
 
 
-def test_a_turned_image_is_read_as_it_is_stored_and_a_wrong_size_says_so(tmp_path):
-    picture = Image.new("RGB", (WIDTH, HEIGHT))
-    exif = picture.getexif()
-    exif[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(tmp_path / "turned.jpg", (WIDTH, HEIGHT)).size == (WIDTH, HEIGHT)
-    with pytest.raises(InputError, match=r"its EXIF turns it, which is not applied"):
-        open_image(tmp_path / "turned.jpg", (HEIGHT, WIDTH))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_read_upright_whatever_its_exif_says(tmp_path, orientation):
+    """A red corner lies where a browser shows it; of a square image, too, whose size gives nothing away."""
+    for name, size in (("wide", (24, 16)), ("square", (16, 16))):
+        picture = Image.new("RGB", size)
+        picture.paste((255, 0, 0), (0, 0, 8, 8))
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / f"{name}.png", exif=exif)
+        upright = ImageOps.exif_transpose(Image.open(tmp_path / f"{name}.png"))
+        assert digest_pixels(open_image(tmp_path / f"{name}.png", upright.size)) == digest_pixels(upright)
+        assert upright_size(tmp_path / f"{name}.png") == upright.size
+        assert is_turned(tmp_path / f"{name}.png") == (orientation > 1)
+    if orientation > 4:
+        message = r"is 16x24 pixels, its annotations are for 24x16 \(its EXIF turns it\). Annotate it upright"
+        refused(tmp_path / "wide.png", message, (24, 16))
+
+
+def test_odd_exif_is_no_damage(tmp_path):
+    """A resolution written as text; an orientation that there is not."""
+    sideways = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+    entries = {
+        "resolution": b"\x00\x02" + sideways + b"\x01\x1a\x00\x02\x00\x00\x00\x04abc\x00",
+        "orientation": b"\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x63\x00\x00",
+        "text": b"\x00\x01\x01\x12\x00\x02\x00\x00\x00\x04up!\x00",
+    }
+    for name, content in entries.items():
+        exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08" + content + bytes(4)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "odd.jpg", exif=exif)
+        size = (HEIGHT, WIDTH) if name == "resolution" else (WIDTH, HEIGHT)
+        assert open_image(tmp_path / "odd.jpg", size).size == size

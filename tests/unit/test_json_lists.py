@@ -146,12 +146,12 @@ def test_problems_come_in_their_order(tmp_path):
     problems: list = []
     samples = read_annotations(annotation_path(folder, "test"), folder / "images", problems.append)
     assert [f"{problem.record}: {problem.what}" for problem in problems] == [
-        "images.2.file_name: Field required",
-        "images.2.width: Field required",
-        "images.2.height: Field required",
-        "images.3.width: Input should be greater than 0",
+        "images.2.file_name: is missing",
+        "images.2.width: is missing",
+        "images.2.height: is missing",
+        "images.3.width: is 0, and must be a whole number from 1",
         "image 4: its id is there twice",
-        "annotations.2.phrase: String should match pattern '\\S'",
+        "annotations.2.phrase: is empty, and must be a text",
         "annotation 40: its id is there twice",
         "annotation 50 of image 4: the mask is empty",
         "annotation 60 of image 77: the file lists no such image",

@@ -48,6 +48,15 @@ def test_an_identity_alone_is_no_model_to_report(tmp_path: Path) -> None:
     assert collect(["tiny"], SETUPS, tmp_path).models == ()
 
 
+def test_what_is_missing_of_a_softened_setup_is_made_from_the_trained_one(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "soft-top-4", table=objects(CHANGES["top-4"]))
+    commands = {absent.path: absent.command for absent in collect([MODEL], [], tmp_path).missing}
+    assert commands[layout.selection(MODEL, "top-4")] == "headimpact select --model tiny --setup top-4"
+    header = layout.adapter(MODEL, "soft-top-4") / "header.json"
+    soften = "headimpact soften --model tiny --setup top-4"
+    assert (commands[header], commands[layout.scales(MODEL, "top-4")]) == (soften, soften)
+
+
 def test_every_missing_file_has_the_command_that_makes_it(tmp_path: Path) -> None:
     write_score(tmp_path)
     found = collect([MODEL, "never"], ["original", "top-4"], tmp_path)

@@ -4,11 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from headimpact.data.samples import Sample, key_object
-from headimpact.errors import InputError
-from headimpact.evaluation.questions import draw_questions
+from headimpact.evaluation.questions import asked, draw_questions
 from headimpact.text import normalise
 
 MASK = np.ones((2, 2), dtype=bool)
@@ -64,7 +62,21 @@ def test_label_positions_and_distractors_are_drawn_evenly():
     assert all(30 <= count <= 90 for count in offered.values())  # 60 expected
 
 
-def test_too_few_phrases_are_refused():
-    few = [sample(1, "a cat"), sample(2, "a dog", "the Dog"), sample(7, "an owl")]
-    with pytest.raises(InputError, match=r"Too few different phrases to ask about image 1: 2 false ones"):
-        draw_questions(few, 0)
+def test_few_phrases_give_fewer_options_and_none_gives_no_question():
+    few = [sample(1, "a cat"), sample(2, "a dog", "the Dog"), sample(7, "an owl", "a cat", "dog")]
+    questions = draw_questions(few, 0)
+    assert {number: len(question.options) for number, question in questions.items()} == {10: 3, 20: 3, 21: 3}
+    assert all(question.options[question.label] in ("a cat", "a dog", "the Dog") for question in questions.values())
+    told = asked(few, questions)
+    assert (told.questions, told.objects, told.usual) == (3, 6, False)
+    assert str(told) == "3 of 3 options, 3 objects without (guessing is right in 0.333)"
+    nothing = asked([sample(1, "cat"), sample(2, "a cat")], draw_questions([sample(1, "cat"), sample(2, "a cat")], 0))
+    assert nothing.to_dict()["chance"] is None
+    assert str(nothing).startswith("none: no image of 2 objects lacks")
+    assert asked(ZOO, draw_questions(ZOO, 0)).usual
+
+
+def test_options_are_different_in_any_script():
+    for phrases in (("หมี", "หมู", "เสือ", "แมว"), ("C++", "C#", "C", "Go"), ("🐶", "🐱", "🐭", "🐹")):
+        samples = [sample(i, phrase) for i, phrase in enumerate(phrases, start=1)]
+        assert all(set(question.options) == set(phrases) for question in draw_questions(samples, 0).values())

@@ -24,6 +24,7 @@ def test_how_much_the_rankings_agree(outputs: Outputs) -> None:
         "gradient": "-1.00",
         "knockout": "+0.50",
         "localisation": "no ranking",
+        "kappa": "+0.50",
         "first": "-1.00",
         "middle": "+0.00",
         "last": "+1.00",

@@ -11,7 +11,7 @@ import pytest
 import headimpact
 from headimpact.errors import InputError
 from headimpact.selection.choice import select
-from headimpact.selection.grammar import Setup, alias, read_setup
+from headimpact.selection.grammar import Setup, alias, is_softened, read_setup, softened, trained
 from headimpact.selection.rules import RULES
 from headimpact.selection.setups import check_setup, needs_measures, parse_setup
 
@@ -32,6 +32,9 @@ from headimpact.selection.setups import check_setup, needs_measures, parse_setup
         ("middle-12", Setup("middle-12", "middle", count=12)),
         ("draw-4-0", Setup("draw-4-0", "draw", count=4)),
         ("draw-12-37", Setup("draw-12-37", "draw", count=12, draw=37)),
+        ("soft-top-4", Setup("soft-top-4", "top", count=4)),
+        ("soft-full", Setup("soft-full", "full")),
+        ("soft-layers:6,8", Setup("soft-layers:6,8", "layers", layers=(6, 8))),
     ],
 )
 def test_setups_are_read(text: str, expected: Setup):
@@ -75,8 +78,9 @@ UNKNOWN = {
 def test_unknown_setups_name_the_nearest_and_list_what_exists(text: str, hint: str):
     message = (
         f"Unknown setup {text!r}.{hint} The setups are: original, full, full-K, top-K, bottom-K, random-K, excess-K, "
-        "auroc-K, mass-K, share-K, gradient-K, knockout-K, localisation-K, first-K, middle-K, last-K, uniform-K, "
-        "draw-K-S, layers:6,8,9,11, heads:top-32, heads:8.3,8.5 (K is a whole number from 1, S one from 0)."
+        "auroc-K, mass-K, share-K, gradient-K, knockout-K, localisation-K, kappa-K, first-K, middle-K, last-K, "
+        "uniform-K, draw-K-S, layers:6,8,9,11, heads:top-32, heads:8.3,8.5 (K is a whole number from 1, S one from 0), "
+        "and each that is trained, softened, as in soft-top-4."
     )
     for read in (check_setup, lambda text: parse_setup(text, 12)):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
@@ -186,6 +190,32 @@ def test_the_grammar_reads_what_was_checked_the_same(text: str):
     assert read_setup(text) == check_setup(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("soft-original", "Setup 'soft-original': the original has no adapter to soften."),
+        (
+            "soft-soft-top-4",
+            "Setup 'soft-soft-top-4': soft-top-4 is softened already; it is made from the setup top-4.",
+        ),
+        ("soft-top-0", "Setup 'top-0' selects no layer: K is a whole number from 1, as in top-4."),
+    ],
+)
+def test_what_cannot_be_softened_is_refused(text: str, message: str):
+    for read in (check_setup, alias):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            read(text)
+
+
+def test_a_softened_setup_has_a_name_that_folders_stages_and_aliases_take():
+    assert [softened(setup) for setup in ("top-4", "layers:6,8")] == ["soft-top-4", "soft-layers:6,8"]
+    assert [trained(setup) for setup in ("soft-top-4", "top-4")] == ["top-4", "top-4"]
+    assert [is_softened(setup) for setup in ("soft-top-4", "top-4", "original")] == [True, False, False]
+    assert [alias(setup) for setup in ("soft-top-4", "soft-heads:8.3")] == ["soft-top-4", "soft-heads-8-3"]
+    with pytest.raises(InputError, match=r"^Unknown setup 'topp-4'\. Did you mean top-4\?"):
+        check_setup("soft-topp-4")
+
+
 def test_the_budget_is_that_of_all_layers_alone():
     assert [read_setup(text).budget for text in ("full", "full-4", "top-4", "layers:4", "original")] == [0, 4, 0, 0, 0]
 
@@ -194,7 +224,7 @@ def test_which_setups_go_by_more_than_the_impact_table():
     measured = [
         rule for rule, found in RULES.items() if needs_measures(found.forms[-1].replace("K", "2").replace("S", "0"))
     ]
-    assert measured == ["share", "gradient", "knockout", "localisation"]
+    assert measured == ["share", "gradient", "knockout", "localisation", "kappa"]
     assert not any(map(needs_measures, ["original", "full", "layers:1", "heads:top-4", "heads:8.3"]))
 
 

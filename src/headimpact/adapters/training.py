@@ -13,11 +13,13 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.functional import kl_div
 
+from headimpact.adapters import lora
 from headimpact.data.samples import Sample
-from headimpact.engine import checkpoints
-from headimpact.engine.forward import Engine, Loaded
-from headimpact.engine.phrases import backward, captions, phrase_nll
+from headimpact.engine import checkpoints, likelihood
+from headimpact.engine.forward import Engine, Forward, Loaded
+from headimpact.engine.phrases import Losses, backward, caption_losses, captions, phrase_nll
 from headimpact.engine.portions import go_over
 from headimpact.errors import InputError
 
@@ -27,7 +29,7 @@ _LARGEST_NLL = 700.0  # nats; exp of a little more is beyond a float
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The values of ``train`` in params.yaml."""
+    """The values of ``train`` in params.yaml; ``kl`` is the weight in :func:`anchored_losses`."""
 
     seed: int
     lr: float
@@ -40,6 +42,7 @@ class TrainSettings:
     evals_per_epoch: int
     patience: int
     checkpoint_steps: int
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,31 @@ def validation_perplexity(engine: Engine, samples: Sequence[Sample]) -> float:
     nll = [value for of_portion in portions for value in of_portion]
     mean = sum(nll) / len(nll)
     return math.exp(mean) if mean < _LARGEST_NLL else math.inf  # not a number is not below it, either
+
+
+def anchored_losses(peft_model: PeftModel, weight: float) -> Losses:
+    """The loss that keeps an adapter near its base: NLL + ``weight`` x KL(base || adapter), in nats.
+
+    KL(base || adapter) = sum over the vocabulary of p_base x (log p_base - log p_adapter), at each of the answer's
+    tokens; p_base is what the same base says of the same conversation with the adapter switched off. What lies below
+    the lowest adapted layer is the same in both and computed once.
+    """
+
+    def losses(forward: Forward) -> list[Tensor]:
+        vlm, packed = forward.engine.vlm, forward.packed
+        answers = [tokens.answer for tokens in packed.tokens]
+        # The base first: switching an adapter off and on must not come between its forward and its backward.
+        with torch.no_grad(), lora.disabled(peft_model):
+            before = likelihood.distributions(vlm, packed, forward.hidden(), answers)
+        after = likelihood.distributions(vlm, packed, forward.hidden(), answers)
+        found = []
+        for tokens, base, adapted in zip(packed.tokens, before, after, strict=True):
+            ids = tokens.ids[tokens.answer].to(adapted.device)
+            nll = -adapted.gather(1, ids[:, None])[:, 0]
+            found.append(nll + weight * kl_div(adapted, base, reduction="none", log_target=True).sum(1))
+        return found
+
+    return losses
 
 
 class Training:
@@ -105,6 +133,7 @@ class Training:
             raise InputError("Training needs images with objects in both parts, train and val: one has none.")
         self.places = {sample.id: place for place, sample in enumerate(self.train)}
         self.engine = engine
+        self.losses = anchored_losses(peft_model, settings.kl) if settings.kl else caption_losses
         self.captions = captions(engine.vlm)
         self.settings = settings
         self.checkpoint = checkpoint
@@ -184,25 +213,26 @@ class Training:
                 parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
 
     def optimize(self, images: Iterable[Loaded[None]]) -> float:
-        """One optimizer step; the mean NLL per answer token over all its images."""
+        """One optimizer step; the mean loss per answer token over all its images: NLL, and ``train.kl`` times KL."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         with self.accelerator.autocast():
-            nll, answer_tokens = self._sum_over_processes(*backward(self.engine, images, self._backward))
+            of_this_process = backward(self.engine, images, self._backward, self.losses)
+            loss, answer_tokens = self._sum_over_processes(*of_this_process)
         for parameter in self.parameters.values():
             if parameter.grad is not None:
                 parameter.grad /= answer_tokens
         self.accelerator.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return nll / answer_tokens
+        return loss / answer_tokens
 
-    def _sum_over_processes(self, nll: float, tokens: int) -> tuple[float, int]:
-        """Add the gradients of all processes up, in each of them; gives NLL and tokens of all."""
+    def _sum_over_processes(self, loss: float, tokens: int) -> tuple[float, int]:
+        """Add the gradients of all processes up, in each of them; gives loss and tokens of all."""
         processes = self.engine.processes
         if processes.count == 1:
-            return nll, tokens
-        totals = processes.gather((nll, tokens))
+            return loss, tokens
+        totals = processes.gather((loss, tokens))
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
         total = processes.add(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = total.split([gradient.numel() for gradient in gradients])

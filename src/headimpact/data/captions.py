@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ijson
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
+from headimpact.data.fields import problems_of
+from headimpact.data.json_lists import UnevenJsonError, walk
 from headimpact.data.lines import Captioned, FileName, to_json
 from headimpact.errors import InputError
 from headimpact.files import atomic_file
@@ -157,7 +158,7 @@ def _fill(database: sqlite3.Connection, path: Path, seed: int) -> None:
     captions = (
         (item.id, item.image_id, _place(seed, item.image_id, item.id), text)
         for item in _items(path, "annotations", _Caption)
-        if (text := " ".join(item.caption.split())) and len(text) <= MAX_CHARACTERS
+        if (text := " ".join(item.caption.encode("utf-8", "replace").decode().split())) and len(text) <= MAX_CHARACTERS
     )
     _insert(database, path, "images", 5, images)
     _insert(database, path, "captions", 4, captions)
@@ -168,6 +169,8 @@ def _insert(database: sqlite3.Connection, path: Path, table: str, columns: int, 
     try:
         with database:
             database.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: a name of the {table} holds half of a character. {_RESTORE}") from None
     except sqlite3.IntegrityError as error:
         column = str(error).rpartition(".")[2]
         raise InputError(f"{path}: two of the {table} have the same {column}. {_RESTORE}") from None
@@ -177,19 +180,18 @@ def _insert(database: sqlite3.Connection, path: Path, table: str, columns: int, 
 
 def _items(path: Path, key: str, kind: type[Item]) -> Iterator[Item]:
     try:
-        with path.open("rb") as stream:
-            for number, item in enumerate(ijson.items(stream, f"{key}.item", use_float=True)):
-                yield _checked(f"{path}: {key}.{number}", item, kind)
+        for listed, number, item in walk(path, ("images", "annotations")):
+            if listed == key and number is not None:
+                yield _checked(path, f"{key}.{number}", item, kind)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except ijson.JSONError as error:
+    except UnevenJsonError as error:
         raise InputError(f"{path} is cut short or no JSON ({' '.join(str(error).split())}). {_RESTORE}") from None
 
 
-def _checked(where: str, item: Any, kind: type[Item]) -> Item:
+def _checked(path: Path, record: str, item: Any, kind: type[Item]) -> Item:
     try:
         return kind.model_validate(item)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *map(str, first["loc"])])
-        raise InputError(f"{place}: {first['msg']}. {_RESTORE}") from None
+        problem = next(problems_of(path, record, item, error))
+        raise InputError(f"{path}: {problem.record} {problem.what}. {_RESTORE}") from None

@@ -1,17 +1,25 @@
 """Everything that is wrong with a dataset: in ``data/dataset`` or in a folder of one's own."""
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
+from headimpact.data.assembly import ANEW, ids_start_anew, one_a_phrase
 from headimpact.data.coco import PARTS, load_dictionary, read_image_ids
+from headimpact.data.images import is_turned
 from headimpact.data.manifest import list_files, manifest_path
 from headimpact.data.overlap import check_ids, check_pictures
 from headimpact.data.own_data import read_own_data
-from headimpact.data.problems import Problem, Reporter, refuse
+from headimpact.data.packed import PackedSamples, packed
+from headimpact.data.problems import LeftOut, Noted, Problem, Reporter, noted, refuse, told
 from headimpact.data.samples import Sample
+from headimpact.data.split import least_of
 from headimpact.files import atomic_file, digest_file
+
+Progress = Callable[[Sequence[Sample], str], Iterable[Sample]]
+
+_TURNED = Noted("their EXIF turns them, so they are read upright, and their masks must be of the upright image")
 
 
 @dataclass(frozen=True)
@@ -21,15 +29,21 @@ class Check:
     Attributes:
         parts: usable images and objects of each part, or of the only COCO JSON.
         problems: all of them, each once.
+        left_out: what is left out without being wrong, and why.
+        noted: what is read otherwise than a person may think, as rows of a summary.
+        samples: of each part, as a dataset would be made of them; not compared.
     """
 
     images: int
     objects: int
     parts: dict[str, tuple[int, int]]
     problems: list[Problem]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    noted: list[tuple[str, str]] = field(default_factory=list)
+    samples: Mapping[str, PackedSamples] = field(default_factory=dict, compare=False)
 
 
-def check(folder: Path, progress: Callable[[Sequence[Sample], str], Iterable[Sample]] = lambda s, _: s) -> Check:
+def check(folder: Path, progress: Progress = lambda samples, _: samples) -> Check:
     """Check a dataset: its layout, every record, every image, and its manifest where it has one.
 
     Args:
@@ -40,19 +54,42 @@ def check(folder: Path, progress: Callable[[Sequence[Sample], str], Iterable[Sam
         InputError: the folder is in no layout that is accepted.
     """
     problems: dict[Problem, None] = {}  # in order, each once
-    report = problems.setdefault
-    samples_of = read_own_data(folder, report)
-    check_ids(folder, {part: samples.ids for part, samples in samples_of.items()}, report)
-    check_pictures(samples_of, report, progress)
+    report, left_out = problems.setdefault, LeftOut()
+    samples_of = read_own_data(folder, report, left_out)
+    if manifest_path(folder).is_file():
+        check_ids(folder, {part: samples.ids for part, samples in samples_of.items()}, report)
+    check_pictures(samples_of, report, _counting_turned(progress, left_out))
     if manifest_path(folder).is_file():
         _check_manifest(folder, report)
-    for part, samples in samples_of.items():
-        # Where records were left out, what is left says nothing.
-        if not problems and not samples.object_counts.any():
-            report(Problem(folder, part, "has no image with an object", "Add one."))
+    else:
+        left_out["images", ANEW] += sum(map(len, samples_of.values())) * ids_start_anew(samples_of)
+        samples_of = {part: packed(one_a_phrase(samples, left_out)) for part, samples in samples_of.items()}
+    if not problems:  # where records were left out, what is left says nothing
+        _check_sizes(folder, samples_of, report)
     parts = {part: (len(samples), int(samples.object_counts.sum())) for part, samples in samples_of.items()}
     images, objects = (sum(count[i] for count in parts.values()) for i in (0, 1))
-    return Check(images, objects, parts, list(problems))
+    return Check(images, objects, parts, list(problems), told(left_out), noted(left_out), samples_of)
+
+
+def _check_sizes(folder: Path, samples_of: Mapping[str, PackedSamples], report: Reporter) -> None:
+    """Report parts, or a single file, with too few images for anything to come of them."""
+    needed = least_of(PARTS)
+    needed = needed if set(samples_of) == set(PARTS) else dict.fromkeys(samples_of, sum(needed.values()))
+    for part, samples in samples_of.items():
+        if (images := int((samples.object_counts > 0).sum())) < needed[part]:
+            what = f"has {images} images with an object, and {needed[part]} are needed"
+            report(Problem(folder, part, what, "Add images."))
+
+
+def _counting_turned(progress: Progress, left_out: LeftOut) -> Progress:
+    """The same, counting the images that are read otherwise than they are stored."""
+
+    def counted(samples: Sequence[Sample], part: str) -> Iterator[Sample]:
+        for sample in progress(samples, part):
+            yield sample
+            left_out["images", _TURNED] += is_turned(sample.path)
+
+    return counted
 
 
 def verify(folder: Path) -> None:
@@ -94,5 +131,5 @@ def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     """Write all problems as CSV, whole or not at all."""
     with atomic_file(path) as aside, aside.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Problem))
+        writer.writerow(column.name for column in fields(Problem))
         writer.writerows(astuple(problem) for problem in problems)

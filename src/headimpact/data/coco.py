@@ -4,7 +4,7 @@ import json
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,10 +14,11 @@ from jaxtyping import Int
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from headimpact.data import masks
+from headimpact.data.fields import UnknownCategory, problems_of
 from headimpact.data.images import MAX_PIXELS, too_large
 from headimpact.data.json_lists import Entry, UnevenJsonError, walk
 from headimpact.data.packed import PackedSamples, Packer, as_numbers
-from headimpact.data.problems import DataError, Problem, Reporter, refuse, reporting
+from headimpact.data.problems import DataError, LeftOut, Problem, Reporter, refuse, reporting
 from headimpact.data.samples import KeyObject, object_of_rle
 from headimpact.files import leaves_folder
 
@@ -107,17 +108,34 @@ def read_image_ids(folder: Path, part: str) -> Int[np.ndarray, " images"]:
     return as_numbers(_read_head(annotation_path(folder, part), refuse).packer.ids)
 
 
-def read_annotations(path: Path, images: Path, report: Reporter = refuse, lenient: bool = False) -> PackedSamples:
+@dataclass(frozen=True)
+class Leniency:
+    """How a COCO JSON is read that this project did not write.
+
+    Where an annotation has no ``phrase``, its ``caption`` or else the name of its category is taken; where it has no
+    ``score``, 1. Crowds and boxes without a mask are left out.
+
+    Attributes:
+        find: the file that a ``file_name`` means.
+        left_out: is counted what is left out.
+    """
+
+    find: Callable[[str], str] = lambda name: name
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def read_annotations(
+    path: Path, images: Path, report: Reporter = refuse, lenient: Leniency | None = None
+) -> PackedSamples:
     """The samples of one COCO JSON, by ascending id; objects by ascending id. No image is opened.
 
     Args:
         path: the file.
         images: the folder that its file names are relative to.
         report: is given every problem; where it returns, the record is left out.
-        lenient: where an annotation has no ``phrase``, its ``caption`` or else the name of its category is taken;
-            where it has no ``score``, 1.
+        lenient: how it is read if the project did not write it.
     """
-    head = _read_head(path, report)
+    head = _read_head(path, report, lenient.find if lenient else None)
     listed = _Listed(head.packer.ids, _unique(path, "image", head.packer.ids, report))
     objects = _read_objects(path, head, listed, report, lenient)
     rows = array("i")
@@ -146,16 +164,18 @@ class _Listed:
         return self.rows[index] if index < len(self._ids) and self._ids[index] == image_id else None
 
 
-def _read_objects(path: Path, head: _Head, listed: _Listed, report: Reporter, lenient: bool) -> Sequence[int]:
+def _read_objects(
+    path: Path, head: _Head, listed: _Listed, report: Reporter, lenient: Leniency | None
+) -> Sequence[int]:
     """Give the objects to the packer; the numbers of those to keep. What belongs to an ill-formed record of an image
     cannot be judged."""
     raw = _read_annotations(path, head)
     ids, numbers = array("q"), array("i")
     wrong: dict[int, Problem] = {}
     unknown: dict[int, int] = {}
-    for place, annotation in enumerate(
-        _records(path, _fill_in(head, raw) if lenient else raw, "annotations", _Annotation, report)
-    ):
+    if lenient:
+        raw = _fill_in(path, head, raw, lenient.left_out, report)
+    for place, annotation in enumerate(_records(path, raw, "annotations", _Annotation, report)):
         ids.append(annotation.id)
         numbers.append(-1)
         if (row := listed.row(annotation.image_id)) is None:
@@ -177,18 +197,18 @@ def _read_objects(path: Path, head: _Head, listed: _Listed, report: Reporter, le
     return kept
 
 
-def _read_head(path: Path, report: Reporter) -> _Head:
+def _read_head(path: Path, report: Reporter, find: Callable[[str], str] | None = None) -> _Head:
     """A COCO JSON but its annotations; without what has a problem."""
     if not path.is_file():
         report(Problem(path, "", "does not exist", "Run `headimpact data`."))
         return _Head(content={})
     try:
-        head = _head(path, walk(path, _LISTS))
+        head = _head(path, walk(path, _LISTS), find)
     except (OSError, UnevenJsonError):
         content = load_dictionary(path, _NEEDED, report)
         if content is None:
             return _Head(content={})
-        head = _head(path, _entries(content))
+        head = _head(path, _entries(content), find)
         head.content = content
     for key in _LISTS:
         if key not in head.lists:
@@ -198,7 +218,7 @@ def _read_head(path: Path, report: Reporter) -> _Head:
     return head
 
 
-def _head(path: Path, entries: Iterable[Entry]) -> _Head:
+def _head(path: Path, entries: Iterable[Entry], find: Callable[[str], str] | None) -> _Head:
     head = _Head()
 
     def images() -> Iterator[Any]:
@@ -213,7 +233,7 @@ def _head(path: Path, entries: Iterable[Entry]) -> _Head:
     for image in _records(path, images(), "images", _Image, head.problems.append, head.wrong_ids):
         # Too large is refused later, and in its place; it may be larger than a table of integers can hold.
         size = (min(side, MAX_PIXELS + 1) for side in (image.width, image.height))
-        head.packer.add_image(image.id, image.file_name, *size)
+        head.packer.add_image(image.id, find(image.file_name) if find else image.file_name, *size)
     return head
 
 
@@ -249,16 +269,44 @@ def load_dictionary(path: Path, advice: str, report: Reporter) -> dict[str, Any]
     return content
 
 
-def _fill_in(head: _Head, annotations: Iterable[Any]) -> Iterator[Any]:
+_CROWD = "they are crowds (iscrowd is 1; in an export from CVAT, painted masks; headimpact convert keeps them)"
+_BOX = "they have a box and no mask (headimpact convert --boxes makes masks of boxes)"
+
+
+class _Nothing:
+    """What stands in the place of an annotation that is left out."""
+
+
+def _fill_in(path: Path, head: _Head, annotations: Iterable[Any], left_out: LeftOut, report: Reporter) -> Iterator[Any]:
     """The annotations, with a phrase and a score where they have none."""
-    categories = head.categories if isinstance(head.categories, list) else []
-    listed = [item for item in categories if isinstance(item, dict)]
-    names = {str(category.get("id")): category.get("name") for category in listed}
+    names = _categories(path, head, report)
     for annotation in annotations:
-        if isinstance(annotation, dict):
-            name = annotation.get("caption", names.get(str(annotation.get("category_id"))))
-            annotation = {"score": 1.0, **({} if name is None else {"phrase": name}), **annotation}
-        yield annotation
+        if not isinstance(annotation, dict):
+            yield annotation
+        elif annotation.get("iscrowd") in (1, True):
+            left_out["objects", _CROWD] += 1
+            yield _Nothing
+        elif not annotation.get("segmentation") and annotation.get("bbox"):
+            left_out["objects", _BOX] += 1
+            yield _Nothing
+        else:
+            category = annotation.get("category_id")
+            name = annotation.get("caption", names.get(str(category)))
+            if name is None and category is not None and "phrase" not in annotation:
+                annotation = {"phrase": UnknownCategory(category), **annotation}
+            yield {"score": 1.0, **({} if name is None else {"phrase": name}), **annotation}
+
+
+def _categories(path: Path, head: _Head, report: Reporter) -> dict[str, Any]:
+    """The names of categories by their ids as text."""
+    listed = [item for item in head.categories if isinstance(item, dict)] if isinstance(head.categories, list) else []
+    names: dict[str, Any] = {}
+    for category in listed:
+        number, name = str(category.get("id")), category.get("name")
+        if names.setdefault(number, name) != name:
+            what = f"two categories have this id: {names[number]!r} and {name!r}"
+            report(Problem(path, f"category {number}", what, "Give each category an id of its own."))
+    return names
 
 
 def _records(
@@ -272,16 +320,15 @@ def _records(
     """The well-formed records of the list ``key``; every wrong field of the others is reported once, and what they
     have as an id is added to ``wrong_ids``."""
     for index, item in enumerate(raw):
+        if item is _Nothing:
+            continue
         try:
             yield model.model_validate(item)
         except ValidationError as error:
             if wrong_ids is not None and isinstance(item, dict):
                 wrong_ids.add(str(item.get("id")))
-            # A field that may be of several kinds has an error for each.
-            wrong = {".".join(map(str, e["loc"][:1])): e["msg"] for e in reversed(error.errors())}
-            for place in reversed(wrong):
-                name = f"{key}.{index}.{place}" if place else f"{key}.{index}"
-                report(Problem(path, name, wrong[place], _NEEDED))
+            for problem in problems_of(path, f"{key}.{index}", item, error):
+                report(problem)
 
 
 def _unique(path: Path, kind: str, ids: array, report: Reporter) -> Iterator[int]:

@@ -8,6 +8,9 @@ from typing import Any, TextIO
 
 from headimpact.errors import InputError
 
+MAX_VALUE = 1 << 28
+"""Characters of a single value, such as a record: a file that never ends one would fill the memory."""
+
 _CHUNK = 1 << 20  # characters
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -81,6 +84,8 @@ class _Reader:
             except json.JSONDecodeError:
                 if self.ended:
                     raise
+                if len(self.text) - self.place > MAX_VALUE:
+                    raise ValueError(f"a value of more than {MAX_VALUE} characters") from None
             else:
                 # A number may go on behind what is in memory.
                 follows = self._peek(end - self.place)

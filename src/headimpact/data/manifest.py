@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from headimpact.data.names import visible_files
 from headimpact.errors import InputError
 from headimpact.files import digest_file, write_json
 
@@ -28,6 +29,6 @@ def dataset_digest(folder: Path) -> str:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file of the dataset but the manifest, relative to its folder."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path != manifest_path(folder))
+    """Every file of the dataset but the manifest and hidden files, relative to its folder."""
+    paths = (path for path in visible_files(folder) if path != manifest_path(folder))
     return sorted(path.relative_to(folder).as_posix() for path in paths)

@@ -34,6 +34,11 @@ def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "height width"]:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
 
 
+def union(rles: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The pixels of any of several masks of one image."""
+    return _with_text(_codec.merge([dict(rle) for rle in rles]))
+
+
 def bounding_box(rle: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """Left, top, width and height of a mask, in pixels."""
     left, top, width, height = map(float, _codec.toBbox(rle))

@@ -31,7 +31,7 @@ def check_pictures(
     report: Reporter = refuse,
     progress: Callable[[Sequence[Sample], str], Iterable[Sample]] = lambda samples, _: samples,
 ) -> None:
-    """Report every image that cannot be read, and then every picture that is in two parts under two ids.
+    """Report every image that cannot be read, and then every picture that is in two parts, whatever its ids.
 
     Args:
         parts: the samples of each part.
@@ -56,7 +56,7 @@ def check_pictures(
 
     for place in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
         (part, sample), (first_part, first) = find(place), find(int(firsts[place]))
-        if first_part != part and first.id != sample.id:
+        if first_part != part:
             what = f"it is in {part}, and the same picture is in {first_part} as image {first.id}"
             report(Problem(sample.path, f"image {sample.id}", what, _ONE_PART))
 

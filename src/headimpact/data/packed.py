@@ -10,7 +10,7 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -270,3 +270,11 @@ class PackedSamples(Sequence[Sample]):
     def choose(self, indices: Sequence[int] | Int[np.ndarray, " chosen"]) -> "PackedSamples":
         """The samples at some indices, in their order."""
         return PackedSamples(self._table, self._rows[np.asarray(indices, dtype=np.int64)])
+
+
+def packed(samples: Iterable[Sample]) -> PackedSamples:
+    """Samples of any kind, packed."""
+    packer = Packer()
+    for sample in samples:
+        packer.add(sample)
+    return packer.pack()

@@ -1,5 +1,6 @@
 """What is wrong with a dataset: raised by those who refuse it, collected by those who list everything."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,23 @@ from pathlib import Path
 from typing import NoReturn
 
 from headimpact.errors import InputError
+
+LeftOut = Counter[tuple[str, str]]
+"""How many images or objects (the first word) were left out, by the reason (the second)."""
+
+
+class Noted(str):
+    """A reason for which nothing is left out, but read otherwise than a person may think."""
+
+
+def told(left_out: LeftOut) -> list[tuple[str, str]]:
+    """What a summary says of what was left out."""
+    return [(f"{n} {what}", why) for (what, why), n in left_out.items() if n and not isinstance(why, Noted)]
+
+
+def noted(left_out: LeftOut) -> list[tuple[str, str]]:
+    """What a summary says of what was read otherwise."""
+    return [("noted", f"{n} {what}: {why}") for (what, why), n in left_out.items() if n and isinstance(why, Noted)]
 
 
 @dataclass(frozen=True)

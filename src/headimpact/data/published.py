@@ -9,11 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from headimpact.data.download import RemoteFile, image_fault, mirrored
-from headimpact.data.images import FORMATS
+from headimpact.data.images import upright_size
 from headimpact.data.published_masks import UnusableError, read_mask
 from headimpact.data.samples import KeyObject, Sample, key_object
 from headimpact.errors import InputError
@@ -183,8 +182,7 @@ def _image_size(path: Path) -> tuple[int, int]:
         raise UnusableError("the image is missing")
     if (fault := image_fault(path)) is not None:
         raise UnusableError(fault)
-    with Image.open(path, formats=FORMATS) as image:
-        return image.size
+    return upright_size(path)
 
 
 def _positions(grounding: Grounding) -> range:

@@ -27,35 +27,58 @@ def split(ids: Iterable[int] | Int[np.ndarray, " images"], sizes: Mapping[str, i
     return parts
 
 
+LEAST = {"impact": 2, "test": 2}
+"""Images that a part needs, where it is not one: the chance level takes masks of another image, and a standard error
+takes two."""
+
+
+def least_of(parts: Iterable[str]) -> dict[str, int]:
+    """Images that each of the parts needs."""
+    return {part: LEAST.get(part, 1) for part in parts}
+
+
 def split_in_proportion(
-    ids: Iterable[int] | Int[np.ndarray, " images"], sizes: Mapping[str, int], seed: int
+    ids: Iterable[int] | Int[np.ndarray, " images"], sizes: Mapping[str, int | float], seed: int
 ) -> dict[str, list[int]]:
     """Like ``split``: exactly ``sizes``, or their proportions where there are fewer images.
 
-    Proportions are by largest remainder; a part that would get no image takes one from the largest part.
+    Sizes that are all below 1 are shares of the images there are. Proportions are by largest remainder; a part that
+    would get fewer than ``LEAST`` takes from the largest part.
 
     Raises:
-        InputError: there are fewer images than parts.
+        InputError: there are fewer images than the parts need.
     """
     everything = np.unique(np.fromiter(ids, np.int64))
-    if len(everything) < sum(sizes.values()):
-        sizes = _shrink(sizes, len(everything))
-    return split(everything, sizes, seed)
+    return split(everything, sizes_of(sizes, len(everything)), seed)
 
 
-def _shrink(sizes: Mapping[str, int], images: int) -> dict[str, int]:
-    """Sizes in the same proportions that add up to ``images``."""
-    if images < len(sizes):
+def sizes_of(sizes: Mapping[str, int | float], images: int) -> dict[str, int]:
+    """How many of some images each part has: see :func:`split_in_proportion`.
+
+    Raises:
+        InputError: there are fewer images than the parts need.
+    """
+    shares = max(sizes.values()) < 1
+    if not shares and images >= sum(sizes.values()):
+        return {part: int(size) for part, size in sizes.items()}
+    least = least_of(sizes)
+    if images < sum(least.values()):
+        needs = ", ".join(f"{count} for {part}" for part, count in least.items())
         raise InputError(
-            f"There are {images} images with a usable object; a dataset needs at least {len(sizes)}, one for each of "
-            f"its parts ({', '.join(sizes)}). Add images."
+            f"There are {images} images with a usable object; a dataset needs at least {sum(least.values())}: {needs}. "
+            "Add images."
         )
-    total = sum(sizes.values())
-    shrunk = {part: size * images // total for part, size in sizes.items()}
-    by_remainder = sorted(sizes, key=lambda part: -(sizes[part] * images % total))
-    for part in by_remainder[: images - sum(shrunk.values())]:
-        shrunk[part] += 1
-    for part in [part for part, size in shrunk.items() if size == 0]:
-        shrunk[max(shrunk, key=lambda part: shrunk[part])] -= 1
-        shrunk[part] = 1
-    return shrunk
+    # Shares as whole numbers, so that no rounding decides.
+    weights = {part: round(size * 10**6) if shares else int(size) for part, size in sizes.items()}
+    total = 10**6 if shares else sum(weights.values())
+    wanted = max(round(images * sum(weights.values()) / total), sum(least.values()))
+    counts = {part: weight * images // total for part, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda part: -(weights[part] * images % total))
+    for part in by_remainder[: wanted - sum(counts.values())]:
+        counts[part] += 1
+    for part, needed in least.items():
+        while counts[part] < needed:
+            if sum(counts.values()) >= wanted:
+                counts[max(counts, key=lambda other: counts[other] - least[other])] -= 1
+            counts[part] += 1
+    return counts

@@ -46,13 +46,26 @@ def log_probabilities(
     return list(chosen.split([len(tokens) for tokens in picked]))
 
 
+def distributions(
+    vlm: Vlm,
+    packed: PackedImages,
+    hidden: Float[Tensor, "batch tokens width"],
+    picked: Sequence[Int[Tensor, "_"]],
+) -> list[Float[Tensor, "_ vocabulary"]]:
+    """Log-probability of every token of the vocabulary at the place of every picked token, in float32; one tensor per
+    conversation. Arguments as for :func:`log_probabilities`."""
+    logits, _ = _predicting_logits(vlm, packed, hidden, picked)
+    return list(logits.log_softmax(dim=-1).split([len(tokens) for tokens in picked]))
+
+
 def option_log_probabilities(
     vlm: Vlm,
     packed: PackedImages,
     hidden: Float[Tensor, "batch tokens width"],
     labels: Sequence[Int[Tensor, "options"] | None],
 ) -> Float[Tensor, "questions options"]:
-    """Log-probability of each option label at the place of the answer's label.
+    """Log-probability of each option label at the place of the answer's label; of a question with fewer options than
+    others, minus infinity behind its last.
 
     Args:
         vlm: projects hidden states to logits.
@@ -67,5 +80,5 @@ def option_log_probabilities(
     of_questions = [ids for ids in labels if ids is not None]
     if not of_questions:
         return logits.new_empty(0, 0)
-    options = torch.stack(of_questions).to(hidden.device)
-    return logits.log_softmax(dim=-1).gather(1, options)
+    options = torch.nn.utils.rnn.pad_sequence(of_questions, batch_first=True, padding_value=-1).to(hidden.device)
+    return logits.log_softmax(dim=-1).gather(1, options.clamp(min=0)).masked_fill(options < 0, -torch.inf)

@@ -59,24 +59,31 @@ def caption_losses(forward: Forward) -> list[Float[Tensor, "_"]]:
     return [-of_caption for of_caption in log_probs]
 
 
-def backward(engine: Engine, images: Iterable[Loaded[None]], step: Callable[[Tensor], None]) -> tuple[float, int]:
-    """The gradient of the summed NLL of the answers' tokens of all captions of a few images.
+Losses = Callable[[Forward], list[Float[Tensor, "_"]]]
+"""The loss of each of the answer's tokens, for every caption of a forward."""
+
+
+def backward(
+    engine: Engine, images: Iterable[Loaded[None]], step: Callable[[Tensor], None], losses: Losses = caption_losses
+) -> tuple[float, int]:
+    """The gradient of the summed loss of the answers' tokens of all captions of a few images.
 
     Args:
         engine: the base with its adapter.
         images: prepared by :func:`captions`.
-        step: takes the summed NLL of one forward and adds its gradient to that of the forwards before.
+        step: takes the summed loss of one forward and adds its gradient to that of the forwards before.
+        losses: gives the losses; their NLL, if nothing else is said.
 
     Returns:
-        The summed NLL (nats), and the number of those tokens.
+        The summed loss (nats), and the number of those tokens.
     """
 
     def read(forward: Forward[None]) -> list[tuple[float, int]]:
-        losses = caption_losses(forward)
-        values = [(float(loss.detach().sum()), len(loss)) for loss in losses]
+        of_captions = losses(forward)
+        values = [(float(loss.detach().sum()), len(loss)) for loss in of_captions]
         with clock.part("backward"):
-            step(torch.cat(losses).sum())
+            step(torch.cat(of_captions).sum())
         return values
 
     read_off = [value for _, values in engine.read(images, read) for value in values]
-    return sum(nll for nll, _ in read_off), sum(tokens for _, tokens in read_off)
+    return sum(loss for loss, _ in read_off), sum(tokens for _, tokens in read_off)

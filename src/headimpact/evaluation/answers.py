@@ -1,5 +1,6 @@
 """Open-ended answers: what a model says of an image and of each object cut out of it, scored against the phrases."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from headimpact.engine.generation import generate
 from headimpact.engine.phrases import captions, phrase_nll
 from headimpact.engine.portions import go_over
 from headimpact.engine.watch import Watch, unwatched
+from headimpact.text import ARTICLES, words
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
 
@@ -24,9 +26,11 @@ class Scores:
     """How near an answer is to a phrase, each in [0, 1].
 
     Attributes:
-        exact_match: whether they are the same but for case, punctuation and articles (as SQuAD compares).
+        exact_match: whether their words are the same but for articles (as SQuAD compares).
         f1: of their words, compared in the same way.
         rouge_l: F-measure of their longest common subsequence of words.
+
+    Words are those of :func:`headimpact.text.words`, so that the scores hold in any script.
     """
 
     exact_match: float
@@ -38,11 +42,16 @@ def score(answer: str, phrase: str) -> Scores:
     """Score an answer against a phrase with torchmetrics."""
     from torchmetrics.functional.text import rouge_score, squad  # takes seconds to import
 
-    predictions = [{"prediction_text": answer, "id": ""}]
-    references = [{"answers": {"text": [phrase], "answer_start": [0]}, "id": ""}]
-    words = squad(predictions, references)
-    rouge = rouge_score(answer, phrase, rouge_keys="rougeL")
-    return Scores(float(words["exact_match"]) / 100, float(words["f1"]) / 100, float(rouge["rougeL_fmeasure"]))
+    # torchmetrics knows the words of English alone: it is given numbers in their place.
+    numbers = defaultdict[str, str](lambda: f"w{len(numbers)}")
+    said, meant = ([numbers[word] for word in words(text)] for text in (answer, phrase))
+    articles = {numbers[article] for article in ARTICLES}
+    plain = [" ".join(word for word in of if word not in articles) for of in (said, meant)]
+    predictions = [{"prediction_text": plain[0], "id": ""}]
+    references = [{"answers": {"text": [plain[1]], "answer_start": [0]}, "id": ""}]
+    compared = squad(predictions, references)
+    rouge = rouge_score(" ".join(said), " ".join(meant), rouge_keys="rougeL")
+    return Scores(float(compared["exact_match"]) / 100, float(compared["f1"]) / 100, float(rouge["rougeL_fmeasure"]))
 
 
 def caption_prompt(vlm: Vlm) -> str:

@@ -38,15 +38,20 @@ class Answers:
 
 
 def order_figures(orders: pd.DataFrame) -> dict[str, pd.Series]:
-    """The figures of questions in every order by name, a value an object, indexed by the object's image."""
+    """The figures of questions in every order by name, a value an object, indexed by the object's image.
+
+    A label's probability is none where questions have different numbers of labels: it would say what they are.
+    """
     columns = {
         "accuracy_24_orders": "correct_all",
         "ans_prob_24_orders": "ans_prob_all",
         "accuracy_1_order": "correct_one",
         "ans_prob_1_order": "ans_prob_one",
         "order_dependent": "changed",
-        **{name: name for name in orders if str(name).startswith("label_")},
+        **{str(name): str(name) for name in orders if str(name).startswith("label_")},
     }
+    labels = orders[[name for name in columns if name.startswith("label_")]]
+    columns = columns if labels.notna().all(axis=None) else {n: c for n, c in columns.items() if n not in labels}
     indexed = orders.set_index("image_id")
     return {name: indexed[column].astype(float) for name, column in columns.items()}
 
@@ -79,15 +84,17 @@ def comparable(answered: Answers, original: Answers) -> bool:
 
 
 def estimates(answered: Answers) -> dict[str, Estimate]:
-    """The mean of every figure with its standard error, clustered by image."""
+    """The mean of every figure that two images at least have, with its standard error, clustered by image."""
     return {
         name: statistics.clustered_mean(values.to_numpy(), values.index.to_numpy())
         for name, values in answered.figures.items()
+        if values.index.nunique() >= 2
     }
 
 
 def differences(answered: Answers, original: Answers) -> dict[str, Difference]:
-    """The paired difference of every figure, ``answered`` minus ``original``, with its 95 % interval by image.
+    """The paired difference of every figure that has an estimate, ``answered`` minus ``original``, with its 95 %
+    interval by image.
 
     Raises:
         InputError: the two were asked about different objects.
@@ -101,4 +108,5 @@ def differences(answered: Answers, original: Answers) -> dict[str, Difference]:
     return {
         name: statistics.paired_difference(figures[name].to_numpy(), values.to_numpy(), values.index.to_numpy())
         for name, values in original.figures.items()
+        if values.index.nunique() >= 2
     }

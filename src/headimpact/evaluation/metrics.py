@@ -31,6 +31,7 @@ class Metric:
         exponential: the figure is exp of the mean (perplexity, eq. 3); standard errors by the delta method.
         weights: the column of the objects' weights; None where all weigh alike. Such a metric is not compared.
         largest: the largest difference that there can be.
+        asked: whether only objects with a question have it: it is measured where two images have one.
 
     Raises:
         ValueError: a metric with weights has an aspect or is exponential: its differences have no formula here.
@@ -44,6 +45,7 @@ class Metric:
     exponential: bool = False
     weights: str | None = None
     largest: float = np.inf
+    asked: bool = False
 
     def __post_init__(self):
         """Refuse what no formula here is for."""
@@ -60,14 +62,32 @@ class Metric:
         """The columns that it is computed from, beside ``image_id`` and ``object_id``."""
         return (self.column,) if self.weights is None else (self.column, self.weights)
 
+    def of(self, objects: pd.DataFrame) -> pd.DataFrame:
+        """The objects that have it.
+
+        Raises:
+            InputError: a column is missing.
+        """
+        require([self], objects)
+        # What is not a number in one of several columns of a question is a fault, and not a question that is missing.
+        return objects[objects["correct"].notna()] if self.asked and "correct" in objects else objects
+
+    def is_measured(self, objects: pd.DataFrame) -> bool:
+        """Whether the objects of two images at least have it, so that it has a standard error.
+
+        Raises:
+            InputError: a column is missing.
+        """
+        return not self.asked or self.of(objects)["image_id"].nunique() >= 2
+
     def estimate(self, objects: pd.DataFrame) -> Estimate:
         """The figure with its standard error, clustered by image.
 
         Raises:
             InputError: a column is missing, or as for :func:`headimpact.statistics.clustered_mean`.
         """
-        require([self], objects)
-        values, images = objects[self.column].to_numpy(), objects["image_id"].to_numpy()
+        objects = self.of(objects)
+        values, images = _numbers(objects[self.column]), objects["image_id"].to_numpy()
         if self.exponential:
             return statistics.perplexity(values, images)
         if self.weights is not None:
@@ -83,20 +103,25 @@ class Metric:
         """
         if self.weights is not None:
             raise ValueError(f"The metric {self.name} has weights: its differences have no formula here.")
-        require([self], objects)
-        require([self], original)
+        objects, original = self.of(objects), self.of(original)
         if objects["object_id"].tolist() != original["object_id"].tolist():
             raise InputError("The original was evaluated on other objects than the setup: evaluate both again.")
-        a, b, images = objects[self.column].to_numpy(), original[self.column].to_numpy(), objects["image_id"].to_numpy()
+        a, b = _numbers(objects[self.column]), _numbers(original[self.column])
+        images = objects["image_id"].to_numpy()
         compare = statistics.paired_perplexity_difference if self.exponential else statistics.paired_difference
         return compare(a, b, images)
+
+
+def _numbers(values: pd.Series) -> np.ndarray:
+    """A column without missing values as numpy has it, also where pandas kept room for missing ones."""
+    return values.to_numpy(dtype=bool if values.dtype == "boolean" else None)
 
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", "correct", True, "forgetting", largest=1.0),
-        Metric("ans_prob", "AnsProb", "ans_prob", True, "forgetting", largest=1.0),
+        Metric("accuracy", "accuracy", "correct", True, "forgetting", largest=1.0, asked=True),
+        Metric("ans_prob", "AnsProb", "ans_prob", True, "forgetting", largest=1.0, asked=True),
         Metric("perplexity", "perplexity", "nll", False, "gain", exponential=True),
         Metric("token_nll", "NLL per token", "nll", False, None, weights="tokens"),
     )
@@ -132,14 +157,16 @@ def require(metrics: Iterable[Metric], objects: pd.DataFrame, where: str = "The 
 
 
 def estimates(objects: pd.DataFrame) -> dict[str, Estimate]:
-    """Every metric of an evaluation."""
-    return {name: metric.estimate(objects) for name, metric in METRICS.items()}
+    """Every metric of an evaluation that is measured."""
+    return {name: metric.estimate(objects) for name, metric in METRICS.items() if metric.is_measured(objects)}
 
 
 def differences(objects: pd.DataFrame, original: pd.DataFrame) -> dict[str, Difference]:
-    """The paired difference of every compared metric against the original.
+    """The paired difference of every compared metric that is measured against the original.
 
     Raises:
         InputError: as for :meth:`Metric.difference`.
     """
-    return {name: metric.difference(objects, original) for name, metric in COMPARED.items()}
+    return {
+        name: metric.difference(objects, original) for name, metric in COMPARED.items() if metric.is_measured(objects)
+    }

@@ -1,4 +1,4 @@
-"""What a model makes of every object: probability of its phrase, and its choice among four options."""
+"""What a model makes of every object: probability of its phrase, and its choice among the options of its question."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +20,13 @@ from headimpact.vlm.tokengrid import TokenGrid
 
 @dataclass(frozen=True)
 class ObjectResult:
-    """One object's figures.
+    """One object's figures; what is about its question is missing where it has none.
 
     Attributes:
         nll: mean negative log-probability over the description tokens, in nats.
         answer: index of the true option.
         chosen: index of the most probable label.
-        ans_prob: the true label's share of the four labels' probability, in [0, 1].
+        ans_prob: the true label's share of all its labels' probability, in [0, 1].
     """
 
     image_id: int
@@ -34,10 +34,14 @@ class ObjectResult:
     phrase: str
     tokens: int
     nll: float
-    answer: int
-    chosen: int
-    correct: bool
-    ans_prob: float
+    answer: int | None
+    chosen: int | None
+    correct: bool | None
+    ans_prob: float | None
+
+
+_NULLABLE = {"answer": "Int64", "chosen": "Int64", "correct": "boolean", "ans_prob": "float64"}
+"""Types of the columns of questions, where some object has none."""
 
 
 def evaluate(engine: Engine, samples: Sequence[Sample], seed: int, watch: Watch) -> pd.DataFrame:
@@ -52,8 +56,6 @@ def evaluate(engine: Engine, samples: Sequence[Sample], seed: int, watch: Watch)
     Returns:
         The columns of :class:`ObjectResult`, in the order of the samples and of their objects.
 
-    Raises:
-        InputError: as for :func:`headimpact.evaluation.questions.draw_questions`.
     """
     questions = draw_questions(samples, seed)
 
@@ -63,7 +65,8 @@ def evaluate(engine: Engine, samples: Sequence[Sample], seed: int, watch: Watch)
     prepare = _described_and_asked(engine.vlm, questions)
     portions = go_over(engine, samples, prepare, compute, watch, "evaluating")
     rows: Iterator[Any] = (asdict(result) for results in portions for result in results)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.astype(_NULLABLE) if table["answer"].isna().any() else table
 
 
 def _described_and_asked(vlm: Vlm, questions: Mapping[int, Question]) -> Prepare[list[Tensor | None]]:
@@ -73,9 +76,8 @@ def _described_and_asked(vlm: Vlm, questions: Mapping[int, Question]) -> Prepare
         if not sample.objects:
             return None
         captions = [vlm.tokenize(vlm.caption(obj.phrase), grid) for obj in sample.objects]
-        asked = [
-            vlm.question_tokens(questions[obj.id].options, questions[obj.id].label, grid) for obj in sample.objects
-        ]
+        of_sample = [questions[obj.id] for obj in sample.objects if obj.id in questions]
+        asked = [vlm.question_tokens(question.options, question.label, grid) for question in of_sample]
         labels = [*(None for _ in captions), *(ids for _, ids in asked)]
         return Prepared(sample, [*captions, *(tokens for tokens, _ in asked)], labels)
 
@@ -96,20 +98,24 @@ def _read(forward: Forward[list[Tensor | None]]) -> list[Tensor]:
 
 def _results(prepared: Prepared, read: Sequence[Tensor], questions: Mapping[int, Question]) -> Iterator[ObjectResult]:
     objects = prepared.sample.objects
-    for obj, log_probs, shares in zip(objects, read[: len(objects)], read[len(objects) :], strict=True):
-        yield _result(prepared.sample, obj, questions[obj.id], log_probs, shares)
+    shares = iter(read[len(objects) :])
+    for obj, log_probs in zip(objects, read, strict=False):
+        question = questions.get(obj.id)
+        yield _result(prepared.sample, obj, log_probs, question, next(shares) if question else None)
 
 
-def _result(sample: Sample, obj: KeyObject, question: Question, log_probs: Tensor, shares: Tensor) -> ObjectResult:
-    chosen = int(shares.argmax())
+def _result(
+    sample: Sample, obj: KeyObject, log_probs: Tensor, question: Question | None, shares: Tensor | None
+) -> ObjectResult:
+    chosen = None if shares is None else int(shares.argmax())
     return ObjectResult(
         image_id=sample.id,
         object_id=obj.id,
         phrase=obj.phrase,
         tokens=len(log_probs),
         nll=-float(log_probs.mean()),
-        answer=question.label,
+        answer=question.label if question else None,
         chosen=chosen,
-        correct=chosen == question.label,
-        ans_prob=float(shares[question.label]),
+        correct=chosen == question.label if question else None,
+        ans_prob=float(shares[question.label]) if question and shares is not None else None,
     )

@@ -1,4 +1,4 @@
-"""Four-option questions asked in every order of their options: what a model chooses, free of where it stands.
+"""Questions asked in every order of their options: what a model chooses, free of where it stands.
 
 Asked in one order alone, a model that prefers a label or a place gains or loses by where the truth happens to stand.
 Over all orders every option stands beside every label equally often.
@@ -6,7 +6,7 @@ Over all orders every option stands beside every label equally often.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,14 @@ from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
 from headimpact.vlm.tokengrid import TokenGrid
 
-ORDERS: Int[np.ndarray, "orders labels"] = np.array(list(itertools.permutations(range(len(OPTION_LABELS)))))
-"""Which option stands beside each label; the first is the order in which a question was drawn."""
+
+def every_order(options: int) -> Int[np.ndarray, "orders labels"]:
+    """Which option stands beside each label; the first is the order in which a question was drawn."""
+    return np.array(list(itertools.permutations(range(options))))
+
+
+ORDERS = every_order(len(OPTION_LABELS))
+"""Those of four options."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +108,7 @@ def ask_in_orders(
     Args:
         engine: the base.
         samples: images; their objects come out in order.
-        questions: by object id.
+        questions: by object id, all of as many options as ``orders`` has labels.
         orders: which option of the question stands beside each label.
         watch: shows the images.
     """
@@ -113,6 +119,8 @@ def ask_in_orders(
 
     prepare = _in_orders(engine.vlm, questions, orders)
     found = join(go_over(engine, samples, prepare, compute, watch, "asking in all orders"))
+    if not found:
+        return np.zeros((0, *orders.shape))
     return found["log_probs"].reshape(-1, *orders.shape)
 
 
@@ -143,20 +151,58 @@ def _label_log_probabilities(forward: Forward[list[Tensor]]) -> list[Tensor]:
     return list(found.cpu())
 
 
+def answer_questions(
+    engine: Engine, samples: Sequence[Sample], questions: Mapping[int, Question], watch: Watch = unwatched
+) -> pd.DataFrame:
+    """The :func:`table` of every object that has a question, asked in all orders of its options.
+
+    Args:
+        engine: the base.
+        samples: images.
+        questions: by object id; of any number of options.
+        watch: shows the images.
+    """
+    tables = [
+        table(chosen, questions, ask_in_orders(engine, chosen, questions, every_order(options), watch), options)
+        for options, chosen in _by_options(samples, questions).items()
+    ]
+    if len(tables) == 1:
+        return tables[0]
+    place = {obj.id: place for place, obj in enumerate(obj for sample in samples for obj in sample.objects)}
+    return pd.concat(tables, ignore_index=True).sort_values("object_id", key=lambda ids: ids.map(place), kind="stable")
+
+
+def _by_options(samples: Sequence[Sample], questions: Mapping[int, Question]) -> dict[int, Sequence[Sample]]:
+    """By number of options, the images with the objects that have such a question; where there is none, no image."""
+    options = {obj.id: len(questions[obj.id].options) for s in samples for obj in s.objects if obj.id in questions}
+    if set(options.values()) == {len(OPTION_LABELS)} and all(obj.id in options for s in samples for obj in s.objects):
+        return {len(OPTION_LABELS): samples}
+    chosen: dict[int, list[Sample]] = {number: [] for number in sorted(set(options.values())) or [len(OPTION_LABELS)]}
+    for number, images in chosen.items():
+        for sample in samples:
+            objects = tuple(obj for obj in sample.objects if options.get(obj.id) == number)
+            images += [replace(sample, objects=objects)] if objects else []
+    return dict(chosen)
+
+
 def table(
     samples: Sequence[Sample],
     questions: Mapping[int, Question],
     log_probs: Float[np.ndarray, "objects orders labels"],
+    options: int = len(OPTION_LABELS),
 ) -> pd.DataFrame:
-    """One row an object: what it makes of its question in the order it was drawn in, and over all :data:`ORDERS`.
+    """One row an object: what it makes of its question in the order it was drawn in, and in :func:`every_order` of its
+    ``options``.
 
     Columns: image_id, object_id, phrase; ``correct_one`` and ``ans_prob_one`` of the order drawn; ``correct_all``,
-    ``ans_prob_all``, ``changed`` and ``label_A`` ... ``label_D`` over all, as :class:`OrderAnswers` has them.
+    ``ans_prob_all``, ``changed`` and ``label_A`` ... ``label_D`` (one an option) over all, as :class:`OrderAnswers` has
+    them.
     """
     objects = [(sample.id, obj) for sample in samples for obj in sample.objects]
-    truth = np.array([questions[obj.id].label for _, obj in objects])
-    one = answer_orders(log_probs[:, :1], ORDERS[:1], truth)
-    every = answer_orders(log_probs, ORDERS, truth)
+    truth = np.array([questions[obj.id].label for _, obj in objects], dtype=np.int64)
+    orders = every_order(options)
+    one = answer_orders(log_probs[:, :1], orders[:1], truth)
+    every = answer_orders(log_probs, orders, truth)
     return pd.DataFrame(
         {
             "image_id": [image_id for image_id, _ in objects],
@@ -167,6 +213,6 @@ def table(
             "correct_all": every.correct,
             "ans_prob_all": every.ans_prob,
             "changed": every.changed,
-            **{f"label_{label}": every.label_prob[:, index] for index, label in enumerate(OPTION_LABELS)},
+            **{f"label_{label}": every.label_prob[:, index] for index, label in enumerate(OPTION_LABELS[:options])},
         }
     )

@@ -1,32 +1,80 @@
-"""The four-option questions that measure what a model still knows: one an object."""
+"""The questions that measure what a model still knows: one an object, of four options where there are as many."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from headimpact.data.samples import Sample
-from headimpact.errors import InputError
-from headimpact.text import normalise
+from headimpact.text import listed, normalise
 from headimpact.vlm.conversations import OPTION_LABELS
+
+MOST = len(OPTION_LABELS)
+QUESTIONS = "questions"
+"""What results.json has :meth:`Asked.to_dict` under, where not every object has a question of :data:`MOST` options."""
+NOT_MEASURED = "not measured: fewer than two test images have a question"
 
 
 @dataclass(frozen=True)
 class Question:
-    """Four options about an object: its own phrase and three of other images."""
+    """Options about an object: its own phrase and phrases of other images, three where there are as many."""
 
     options: tuple[str, ...]
     label: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How much the questions of some objects can measure.
+
+    Attributes:
+        objects: all of them.
+        options: how many questions have each number of options; an object with no false phrase has no question.
+    """
+
+    objects: int
+    options: Mapping[int, int]
+
+    @property
+    def questions(self) -> int:
+        """Objects that have a question."""
+        return sum(self.options.values())
+
+    @property
+    def usual(self) -> bool:
+        """Whether every object has a question of four options."""
+        return self.options.get(MOST, 0) == self.objects
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing; NaN without a question."""
+        return sum(count / number for number, count in self.options.items()) / (self.questions or np.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As results.json has it."""
+        return {
+            "objects": self.objects,
+            "options": {str(number): count for number, count in sorted(self.options.items())},
+            "chance": self.chance if self.questions else None,
+            "told": str(self),
+        }
+
+    def __str__(self) -> str:
+        """In words."""
+        if not self.questions:
+            return f"none: no image of {self.objects} objects lacks a phrase that another one has"
+        kinds = listed([f"{count} of {number} options" for number, count in sorted(self.options.items())])
+        without = self.objects - self.questions
+        return f"{kinds}{f', {without} objects without' if without else ''} (guessing is right in {self.chance:.3f})"
+
+
 def draw_questions(samples: Sequence[Sample], seed: int) -> dict[int, Question]:
-    """One question per object, by object id.
+    """A question about each object, by object id; none about those of an image that has every phrase there is.
 
-    The three false options are phrases of other images that are not also true of this image (normalised text is
-    compared), all different. Everything random derives from ``(seed, object id)``.
-
-    Raises:
-        InputError: too few different phrases to find three false ones.
+    The false options are phrases of other images that are not also true of this image (:func:`normalise` compares),
+    all different: three, or as many as there are. Everything random derives from ``(seed, object id)``.
     """
     written = sorted({obj.phrase for sample in samples for obj in sample.objects})
     everything = {normalise(phrase): phrase for phrase in written}
@@ -35,13 +83,19 @@ def draw_questions(samples: Sequence[Sample], seed: int) -> dict[int, Question]:
     for sample in samples:
         true_here = {normalise(obj.phrase) for obj in sample.objects}
         false_here = [phrase for phrase in phrases if phrase not in true_here]
-        if len(false_here) < len(OPTION_LABELS) - 1:
-            raise InputError(f"Too few different phrases to ask about image {sample.id}: {len(false_here)} false ones.")
+        if not (count := min(len(false_here), MOST - 1)):
+            continue
         for obj in sample.objects:
             rng = np.random.default_rng([seed, obj.id])
-            drawn = rng.choice(len(false_here), size=len(OPTION_LABELS) - 1, replace=False)
+            drawn = rng.choice(len(false_here), size=count, replace=False)
             options = [everything[false_here[i]] for i in drawn]
-            label = int(rng.integers(len(OPTION_LABELS)))
+            label = int(rng.integers(count + 1))
             options.insert(label, obj.phrase)
             questions[obj.id] = Question(tuple(options), label)
     return questions
+
+
+def asked(samples: Sequence[Sample], questions: Mapping[int, Question]) -> Asked:
+    """How much these questions can measure of the objects of ``samples``."""
+    ids = [obj.id for sample in samples for obj in sample.objects]
+    return Asked(len(ids), Counter(len(questions[number].options) for number in ids if number in questions))

@@ -1,44 +1,79 @@
 """``headimpact check-data``: what is wrong with a dataset, on the screen and as CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from headimpact.data.checking import check, write_problems
+from headimpact.data.packed import PackedSamples
 from headimpact.data.problems import Problem
 from headimpact.errors import InputError
+from headimpact.lifecycle.outlook import outlook, split_as_data_would
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.summary import Summary, print_summary
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.suited import Unsuited, suited
 
 MAX_PRINTED = 50
 
 
-def run(folder: Path, report: Path | None = None, console: Console | None = None) -> Summary:
-    """Check a dataset, print its problems and summarise them.
+@dataclass(frozen=True)
+class Plan:
+    """What would be made of a dataset.
+
+    Attributes:
+        sizes: of the parts.
+        seed: of split and questions.
+        vlm: the base that it is for, without weights; None where it is checked for none.
+    """
+
+    sizes: Mapping[str, int | float]
+    seed: int
+    vlm: Vlm | None = None
+
+
+def run(folder: Path, report: Path | None = None, console: Console | None = None, plan: Plan | None = None) -> Summary:
+    """Check a dataset, print its problems and summarise them, and what it will and will not measure.
 
     Args:
         folder: see :func:`check`.
         report: CSV for all problems.
         console: where to show the first problems; standard output if None.
+        plan: what would be made of it; None where that is not known.
 
     Raises:
         InputError: the dataset has a problem.
     """
     console = console or Console(markup=False, highlight=False)
     result = check(folder, lambda samples, part: track(samples, len(samples), f"checking {part}", console))
+    problems = [*result.problems, *(_unsuited(folder, result.samples, plan.vlm) if plan and plan.vlm else [])]
     if report is not None:
-        write_problems(report, result.problems)
+        write_problems(report, problems)
     counts = [(part, f"{images} images, {objects} objects") for part, (images, objects) in result.parts.items()]
-    rows = [*counts, ("problems", str(len(result.problems)))]
-    summary = Summary(f"check-data {folder}", rows, files=[] if report is None else [report])
-    if result.problems:
-        print_problems(folder, result.problems, console)
+    rows = [*counts, *result.noted, ("problems", str(len(problems)))]
+    parts = split_as_data_would(result.samples, plan.sizes, plan.seed) if plan and not result.problems else None
+    if plan and parts:
+        rows += outlook(parts, plan.seed)
+    files = [] if report is None else [report]
+    summary = Summary(f"check-data {folder}", rows, skipped=result.left_out, files=files)
+    if problems:
+        print_problems(folder, problems, console)
         print_summary(summary, console)
-        count = len(result.problems)
+        count = len(problems)
         raise InputError(f"{folder} has {count} problem{'s' * (count > 1)}.")
     return summary
+
+
+def _unsuited(folder: Path, samples_of: Mapping[str, PackedSamples], vlm: Vlm) -> list[Problem]:
+    """What a base cannot take."""
+    found: list[Unsuited] = []
+    for samples in samples_of.values():
+        suited(samples, vlm, found.append)
+    advice = "It is left out with this model, and the others go on."
+    return [Problem(folder, what.record, what.reason, advice) for what in found]
 
 
 def print_problems(folder: Path, problems: Sequence[Problem], console: Console) -> None:

@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +41,8 @@ Model = Annotated[
 Setup = Annotated[
     str | None,
     typer.Option(
-        help="original, top-K, bottom-K, random-K, full, layers:6,8,9,11, ...  [default: setup in params.yaml]"
+        help="original, top-K, bottom-K, random-K, full, layers:6,8,9,11, soft-top-K, ..."
+        "  [default: setup in params.yaml]"
     ),
 ]
 Images = Annotated[int, typer.Option(min=2, help="Images of 640x480 with three objects each.")]
@@ -59,8 +60,8 @@ class ValuesCommand(TyperCommand):
         parameters, prefix, title = documentation(), "", "which it takes as they are there:"
         if self.name in ("advise", "plan", "rehearse"):
             prefix, title = "--", "that can be tried, as in --train.batch_images 2:"
-        elif self.name in STEPS:
-            parameters, prefix = values.overridable(self.name), "--"
+        elif self.name in STEPS or COMMANDS[str(self.name)].values:
+            parameters, prefix = values.overridable(str(self.name)), "--"
             title = f"that can be given for this run alone, as --{parameters[0].key}:" if parameters else ""
         if title:
             formatter.write(f"\nValues of params.yaml {title}\n")
@@ -125,6 +126,39 @@ def advise(given: Values = None, model: Model = None, debug: Debug = False) -> N
         print_summary(step.run(loaded, job))
 
 
+@app.command(help=COMMANDS["look"].help, cls=ValuesCommand, context_settings=UNKNOWN)
+def look(
+    given: Values = None,
+    model: Model = None,
+    setup: Annotated[str, typer.Option(help="Shown beside the original; made first where it is missing.")] = "original",
+    images: Annotated[int, typer.Option(min=1, help="Images of the dataset, where no --image is given.")] = 24,
+    image: Annotated[Path | None, typer.Option(help="Any picture, with --phrase or --question.")] = None,
+    phrase: Annotated[
+        list[str] | None, typer.Option(help="What to look for in it; can be given several times.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="A question about it, which the model answers itself.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show where every head looks."""
+    picture = image.absolute() if image else None  # before the working directory becomes the project's root
+    with _errors_told(debug):
+        plain, loaded = _load("look", given)
+        if model and model not in loaded.models:
+            model = _entered(loaded, model)
+            plain, loaded = _load("look", given)
+        job = Job(model or loaded.model, setup)
+        from headimpact.lifecycle import pipeline
+
+        pipeline.check_processes("look")
+        from headimpact.lifecycle.steps import look as step
+        from headimpact.lifecycle.summary import print_summary
+
+        asked = step.Asked(images, picture, phrase or (), question)
+        asked.check()
+        with pipeline.provided(*asked.reads(job), plain, _functions(plain)):
+            print_summary(step.run(loaded, job, asked))
+
+
 @app.command(help=COMMANDS["rehearse"].help, cls=ValuesCommand, context_settings=UNKNOWN)
 def rehearse(given: Values = None, model: Model = None, images: Images = 3, debug: Debug = False) -> None:
     """Try what a real checkpoint will cost."""
@@ -170,14 +204,59 @@ def demo(
 def check_data(
     folder: Annotated[Path, typer.Argument(help="Folder of a dataset, in this project's layout or of your own.")],
     report: Annotated[Path | None, typer.Option(help="CSV file for all problems.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of params.yaml that must be able to take it.")] = None,
     debug: Debug = False,
 ) -> None:
     """Check a dataset."""
     with _errors_told(debug):
+        loaded = _project()
+        if model and loaded is None:
+            raise InputError("--model names a model of params.yaml, and there is none here or above.")
         from headimpact.lifecycle import check_data as checking
         from headimpact.lifecycle.summary import print_summary
 
-        print_summary(checking.run(folder, report))
+        plan = checking.Plan(loaded.split.model_dump(), loaded.seed) if loaded else None
+        if loaded and model:
+            from headimpact.vlm import loading
+
+            params.check_model(loaded, model)
+            base = loaded.models[model]
+            with chdir(layout.find_root(Path.cwd())):
+                plan = checking.Plan(
+                    loaded.split.model_dump(), loaded.seed, loading.skeleton(base.source, base.revision)
+                )
+        print_summary(checking.run(folder, report, plan=plan))
+
+
+@app.command(help=COMMANDS["convert"].help)
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of LabelMe, YOLO, a CSV table or a COCO export, unpacked.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make, for `dataset` in params.yaml.")],
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Take the box of an object without a mask for its mask.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make data of one's own from another tool's files."""
+    with _errors_told(debug):
+        from headimpact.data.converting.writing import convert as write_converted
+        from headimpact.lifecycle.summary import Summary, print_summary
+
+        made = write_converted(source, folder, boxes)
+        rows = [("kind", made.kind), ("images", str(made.images)), ("objects", str(made.objects))]
+        if made.boxes:
+            rows.append(("masks", f"{made.boxes} are boxes: attention on what else is in them counts as on the object"))
+        following = f"headimpact check-data {folder}"
+        print_summary(Summary(f"convert {source}", rows, made.left_out, [folder], next=following))
+
+
+def _project() -> Config | None:
+    """The values of the project that the working directory is in; None outside of any."""
+    try:
+        root = layout.find_root(Path.cwd())
+    except InputError:
+        return None
+    return params.load(root / layout.PARAMS)
 
 
 @app.command(help=COMMANDS["write"].help)
@@ -201,22 +280,28 @@ def _run(step: str, arguments: list[str] | None, model: str | None, setup: str |
             plain, loaded = _load(step, arguments)
         job = Job(model or loaded.model, setup or loaded.setup)
         from headimpact.lifecycle import pipeline
-        from headimpact.lifecycle.steps.sources import nothing_to_do
         from headimpact.lifecycle.summary import print_summary
 
-        def function(name: str) -> pipeline.Function:
-            if not STEPS[name].needed_for(loaded.dataset):
-                return lambda config, job: nothing_to_do(name, config)
-            with nothing_collected():  # until the step begins
-                run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
-            gc.freeze()
-            gc.enable()
-            return run
-
-        summaries = pipeline.run(step, loaded, job, loaded != plain, function)
+        summaries = pipeline.run(step, loaded, job, loaded != plain, _functions(loaded))
         processes.leave()
         for summary in summaries:
             print_summary(summary)
+
+
+def _functions(config: Config) -> Callable[[str], Callable[[Config, Job], Any]]:
+    """Gives the function of a step, which is imported then."""
+    from headimpact.lifecycle.steps.sources import nothing_to_do
+
+    def function(name: str) -> Callable[[Config, Job], Any]:
+        if not STEPS[name].needed_for(config.dataset):
+            return lambda config, job: nothing_to_do(name, config)
+        with nothing_collected():  # until the step begins
+            run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
+        gc.freeze()
+        gc.enable()
+        return run
+
+    return function
 
 
 def _entered(config: Config, model: str) -> str:

@@ -70,6 +70,15 @@ class PartSizes(Section):
     test: int = Field(gt=3, description="images that the results are measured on")
 
 
+class Split(Section):
+    """Images in each part of a dataset that is split, or the shares of all its images."""
+
+    impact: int | float = Field(gt=0, description="images that HI is computed on, or their share (below 1)")
+    train: int | float = Field(gt=0, description="images to fine-tune on, or their share")
+    val: int | float = Field(gt=0, description="images that decide when to stop, or their share")
+    test: int | float = Field(gt=0, description="images that the results are measured on, or their share")
+
+
 class Scenes(Section):
     """The generated dataset."""
 
@@ -187,6 +196,10 @@ class Train(Section):
     evals_per_epoch: int = Field(gt=0, description="validations in an epoch")
     patience: int = Field(gt=0, description="validations without a better perplexity after which training stops")
     checkpoint_steps: int = Field(gt=0, description="optimiser steps between two checkpoints")
+    kl: float = Field(
+        ge=0,
+        description="weight of the adapter's divergence from the base (KL) in the loss, against forgetting; 0: none",
+    )
 
 
 class Tournament(Section):
@@ -254,7 +267,7 @@ class Config(Section):
     grid: Grid
     compute: Compute
     scenes: Scenes
-    split: PartSizes
+    split: Split
     min_score: float = Field(ge=0, le=1, description="published and coco: masks of lower confidence are dropped")
     published: Published
     coco: Coco

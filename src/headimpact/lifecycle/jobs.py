@@ -17,7 +17,7 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS, Read, Step, locate
 from headimpact.lifecycle.written import shown, stage
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened, softened, trained
 from headimpact.selection.setups import needs_measures
 
 _HEADER = """\
@@ -31,6 +31,8 @@ Work = tuple[str, Job]
 def in_grid(step: Step, config: Config, job: Job) -> bool:
     """Whether ``dvc.yaml`` has the job's stage."""
     models = config.pretrain.models if step.name == "pretrain" else config.grid.models
+    if not step.in_grid:
+        return False
     return step.per == "project" or (job.model in models and (step.per == "model" or job.setup in config.grid.setups))
 
 
@@ -70,10 +72,21 @@ def _writers(read: Read, config: Config, job: Job) -> Iterator[Work]:
         "grid": (config.grid.models, config.grid.setups),
         "tournament": (config.tournament.models, (job.setup,)),
     }[read.among]
+    if read.step == "finetune" and is_softened(job.setup):
+        yield "soften", Job(job.model, trained(job.setup))
+        return
     writer = STEPS[read.step]
     for model in config.pretrain.models if read.step == "pretrain" else models:
         for setup in setups if writer.per == "setup" else (job.setup,):
             yield read.step, Job(model, setup) if writer.per != "project" else job
+
+
+def following(work: Work) -> Work | None:
+    """The step that follows when a person runs a job, and what it works on."""
+    step, job = STEPS[work[0]], work[1]
+    if step.then is None:
+        return None
+    return step.then, Job(job.model, softened(job.setup)) if step.softens else job
 
 
 def all_upstream(work: Work, config: Config) -> list[Work]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from headimpact.errors import InputError
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, softened, trained
 
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
@@ -30,8 +30,12 @@ FINETUNED = Path("outputs/finetune")
 EVALUATIONS = Path("outputs/evaluation")
 ANSWERS = Path("outputs/answers")
 REHEARSALS = Path("outputs/rehearsal")
+LOOKS = Path("outputs/look")
+"""Pages to look at; no outputs."""
 SPEED = Path("benchmarks/speed.json")
 """What the benchmark of speed measured."""
+FORGETTING = Path("benchmarks/forgetting.csv")
+"""What the benchmark of remedies against forgetting measured."""
 FROZEN = Path("outputs/frozen")
 """What the frozen part of bases makes of images (engine.frozen), from run to run."""
 CHECKPOINTS = Path("outputs/checkpoints")
@@ -118,13 +122,18 @@ def measures(model: str) -> Path:
 
 
 def selection(model: str, setup: str) -> Path:
-    """The selected layers."""
-    return SELECTIONS / model / f"{alias(setup)}.json"
+    """The selected layers; a softened setup has those of the one that was trained."""
+    return SELECTIONS / model / f"{alias(trained(setup))}.json"
 
 
 def finetune(model: str, setup: str) -> Path:
-    """What finetune writes."""
+    """What finetune writes; of a softened setup, what soften writes."""
     return FINETUNED / model / alias(setup)
+
+
+def softening(model: str, setup: str) -> Path:
+    """What soften writes for a trained setup: the folder of the softened one."""
+    return finetune(model, softened(setup))
 
 
 def adapter(model: str, setup: str) -> Path:
@@ -135,6 +144,16 @@ def adapter(model: str, setup: str) -> Path:
 def adapter_weights(model: str, setup: str) -> Path:
     """The weights of the adapter."""
     return adapter(model, setup) / "adapter_model.safetensors"
+
+
+def scales(model: str, setup: str) -> Path:
+    """Gain and forgetting at every scale of a trained setup's adapter, on the validation part."""
+    return softening(model, setup) / "scales.csv"
+
+
+def scaled_objects(model: str, setup: str) -> Path:
+    """The results of every validation object at every scale."""
+    return softening(model, setup) / "scales.parquet"
 
 
 def history(model: str, setup: str) -> Path:
@@ -160,6 +179,11 @@ def metrics(model: str, setup: str) -> Path:
 def evaluated_objects(model: str, setup: str) -> Path:
     """The results of every test object."""
     return evaluation(model, setup) / "objects.parquet"
+
+
+def look_page(model: str, setup: str, picture: str = "") -> Path:
+    """Where the heads of a model look, on images of the dataset or on a picture of this name; not an output."""
+    return LOOKS / model / f"{'-'.join(part for part in (alias(setup), picture) if part)}.html"
 
 
 def rehearsal(model: str, device: str) -> Path:

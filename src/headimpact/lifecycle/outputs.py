@@ -10,10 +10,11 @@ import pandas as pd
 from headimpact.errors import InputError
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.metrics import COMPARED, METRICS
+from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json, read_json_object
 from headimpact.lifecycle import layout
 from headimpact.report.outputs import ORIGINAL, Missing, Outputs, Pair, TournamentFiles
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened, trained
 from headimpact.text import listed
 
 _NOT_MADE = "not made yet"
@@ -63,7 +64,7 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
             *_absent(sources, contents, there),
             *_outdated(contents["results"], contents["objects"]),
             *_of_other_objects(contents["objects"], contents["orders"]),
-            *(_outdated_tournament(tournament) if tournament else ()),
+            *(_outdated_tournament(tournament, contents["results"]) if tournament else ()),
         ),
         **contents,
     )
@@ -106,7 +107,8 @@ def _setup(path: Path, model: str) -> str:
 
 def _sources(models: Sequence[str], pairs: Sequence[Pair]) -> dict[str, _Source]:
     """By the fields of :class:`Outputs`, the files that they are read from."""
-    trained = [pair for pair in pairs if pair[1] != ORIGINAL]
+    adapted = [pair for pair in pairs if pair[1] != ORIGINAL]
+    softened = [pair for pair in adapted if is_softened(pair[1])]
     return {
         "identities": _Source("identify", {model: layout.identity(model) for model in models}),
         "summaries": _Source("score", {model: layout.impact_summary(model) for model in models}),
@@ -115,8 +117,9 @@ def _sources(models: Sequence[str], pairs: Sequence[Pair]) -> dict[str, _Source]
         "variations": _Source("examine", {model: layout.examination(model) / "variations.csv" for model in models}),
         "stability": _Source("examine", {model: layout.examination(model) / "stability.csv" for model in models}),
         "variances": _Source("examine", {model: layout.examination(model) / "variance.json" for model in models}),
-        "selections": _Source("select", {pair: layout.selection(*pair) for pair in trained}),
-        "headers": _Source("finetune", {pair: layout.adapter(*pair) / "header.json" for pair in trained}),
+        "selections": _Source("select", {pair: layout.selection(*pair) for pair in adapted}),
+        "headers": _Source("finetune", {pair: layout.adapter(*pair) / "header.json" for pair in adapted}),
+        "scales": _Source("soften", {pair: layout.scales(pair[0], trained(pair[1])) for pair in softened}),
         "results": _Source("evaluate", {pair: layout.results(*pair) for pair in pairs}),
         "objects": _Source("evaluate", {pair: layout.evaluated_objects(*pair) for pair in pairs}),
         "answers": _Source("answer", {pair: layout.answer_results(*pair) for pair in pairs}),
@@ -152,11 +155,12 @@ def _absent(
 def _outdated(results: Mapping[Pair, Mapping[str, Any]], objects: Mapping[Pair, pd.DataFrame]) -> Iterator[Missing]:
     """Evaluations that were made before there was one of today's metrics."""
     for pair in dict.fromkeys([*results, *objects]):
-        columns, known = objects.get(pair), results.get(pair, {}).get("metrics", {})
+        columns, content = objects.get(pair), results.get(pair, {})
+        known, few_questions = content.get("metrics", {}), QUESTIONS in content
         lacking = [
             name
             for name, metric in METRICS.items()
-            if (pair in results and name not in known)
+            if (pair in results and name not in known and not (metric.asked and few_questions))
             or (columns is not None and not set(metric.columns) <= set(columns))
         ]
         if lacking:
@@ -177,14 +181,18 @@ def _of_other_objects(objects: Mapping[Pair, pd.DataFrame], orders: Mapping[Pair
                 yield Missing(place(*pair), why, _command(step, pair))
 
 
-def _outdated_tournament(tournament: TournamentFiles) -> Iterator[Missing]:
+def _outdated_tournament(tournament: TournamentFiles, results: Mapping[Pair, Mapping[str, Any]]) -> Iterator[Missing]:
     """A tournament that was held before there was one of today's metrics."""
-    if lacking := [name for name in COMPARED if name not in set(tournament.changes["metric"])]:
+    few_questions = any(QUESTIONS in content for content in results.values())
+    compared = [name for name, metric in COMPARED.items() if not (metric.asked and few_questions)]
+    if lacking := [name for name in compared if name not in set(tournament.changes["metric"])]:
         why = f"held before there was {listed(lacking)}"
         yield Missing(layout.tournament_table("changes"), why, "headimpact tournament")
 
 
 def _command(step: str, pair: Pair) -> str:
+    if is_softened(pair[1]) and step in ("select", "finetune", "soften"):
+        step, pair = "select" if step == "select" else "soften", (pair[0], trained(pair[1]))
     return f"headimpact {step} --model {pair[0]} --setup {pair[1]}"
 
 

@@ -291,6 +291,23 @@ def _curves(root: Path) -> str:
     return _table(["base", *metrics], rows)
 
 
+def _forgetting(root: Path) -> str:
+    """Remedies against forgetting on the test part, a row an adapter."""
+    table = pd.read_csv(root / layout.FORGETTING)
+    rows = []
+    for row in records(table[table["part"] == "test"]):
+        name = f"`train.kl` {row['amount']:g}" if row["way"] == "kl" else f"scaled to {row['amount']:g}"
+        name = "trained" if (row["way"], row["amount"]) == ("scaled", 1) else name
+        cells = [
+            "{:.{d}f}, {:+.{d}f} ({:+.{d}f} to {:+.{d}f})".format(
+                row[metric], *(row[f"{metric}_{part}"] for part in ("difference", "low", "high")), d=decimals
+            )
+            for metric, decimals in _SHOWN.items()
+        ]
+        rows.append([row["model"], name, *cells])
+    return _table(["model", f"adapter of `{table['setup'].iloc[0]}`", *_SHOWN], rows)
+
+
 # ---- time and memory
 
 
@@ -331,6 +348,7 @@ BLOCKS: dict[str, Block] = {
     "examination": Block(_examination, "headimpact report"),
     "answers": Block(_answers, "headimpact report"),
     "curves": Block(_curves, "headimpact pretrain"),
+    "forgetting": Block(_forgetting, "python benchmarks/forgetting.py"),
     "rehearsals": Block(_rehearsals, "headimpact rehearse"),
     **{f"speed{name}": _speed(function) for name, function in _SPEED.items()},
 }

@@ -13,6 +13,7 @@ from headimpact.errors import InputError
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Tournament
 from headimpact.lifecycle.documentation import describe, documentation
+from headimpact.selection.grammar import is_softened, trained
 from headimpact.selection.rules import CHAMPION, RULES
 from headimpact.selection.setups import check_setup, needs_measures
 
@@ -47,10 +48,25 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> Config:
     return config
 
 
+def _check_split(sizes: Mapping[str, int | float], path: Path) -> None:
+    values = sizes.values()
+    are_shares = all(value < 1 for value in values)
+    if are_shares and sum(values) <= 1 + 1e-9:
+        return
+    if are_shares:
+        raise InputError(f"{path}: the shares of split add up to {sum(values):g}, and to 1 at most they must.")
+    if any(isinstance(value, float) or value < 2 for value in values):
+        told = ", ".join(f"{part} {value}" for part, value in sizes.items())
+        raise InputError(
+            f"{path}: split is {told}. Give four whole numbers of images, each from 2, or four shares, each below 1."
+        )
+
+
 def _check_names(config: Config, path: Path) -> None:
     """Models and setups that are named elsewhere exist; the grid's are those that the DVC graph can hold."""
     check_model(config, config.model, f"{path}: model")
     _check_dataset(config.dataset, path)
+    _check_split(config.split.model_dump(), path)
     for setup in (config.setup, *config.grid.setups):
         _check_setup(setup, path)
     _check_tournament(config.tournament, path)
@@ -68,6 +84,10 @@ def _check_names(config: Config, path: Path) -> None:
     if "original" not in config.grid.setups:
         raise InputError(f"{path}: grid.setups lacks original, which all others are compared with.")
     for setup in config.grid.setups:
+        if is_softened(setup):
+            raise InputError(
+                f"{path}: grid.setups cannot hold {setup}. Run it directly: headimpact soften --setup {trained(setup)}"
+            )
         if setup.startswith(("layers:", "heads:")) or needs_measures(setup):
             raise InputError(
                 f"{path}: grid.setups cannot hold {setup}. Run it directly: headimpact finetune --setup {setup}"

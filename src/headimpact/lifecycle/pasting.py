@@ -11,7 +11,7 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.steps.measured import read_measured
 from headimpact.selection.choice import select
-from headimpact.selection.grammar import ORIGINAL, read_setup
+from headimpact.selection.grammar import ORIGINAL, is_softened, read_setup, trained
 from headimpact.selection.setups import needs_measures
 
 
@@ -35,9 +35,11 @@ def paste(config: Config, model: str, setup: str, fetch: bool) -> Sequence[Snipp
         raise InputError("The original has no adapter.")
     if read_setup(setup).kind == "heads":
         raise InputError(f"{setup} trains single rows of projections, which no configuration says: load its adapter.")
-    trained = layout.adapter(model, setup) / "adapter_config.json"
-    if trained.is_file():
-        return elsewhere.snippets(read_json(trained))
+    if is_softened(setup):
+        raise InputError(f"{setup} is scaled down after {trained(setup)} was trained: load its adapter.")
+    made = layout.adapter(model, setup) / "adapter_config.json"
+    if made.is_file():
+        return elsewhere.snippets(read_json(made))
     base = config.models[model]
     if not fetch and not Path(base.source).is_dir():
         raise InputError(f"{base.source} is on the hub.")

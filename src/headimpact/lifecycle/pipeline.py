@@ -26,6 +26,7 @@ from headimpact.lifecycle.params import check_model, is_own, load
 from headimpact.lifecycle.registry import STEPS, locate
 from headimpact.lifecycle.summary import Summary, print_summary
 from headimpact.lifecycle.unrecorded import until_recorded
+from headimpact.selection.grammar import is_softened, softened, trained
 from headimpact.selection.setups import check_setup
 
 Function = Callable[[Config, Job], Summary]
@@ -52,11 +53,11 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
         code.check_current(STEPS[name], config, job.model)
         with until_recorded():  # by MLflow; DVC does so when this process has ended
             return [function(name)(config, job)]
-    following = STEPS[name].then
+    after = jobs.following((name, job))
     if not processes.is_first():
         with until_recorded():
-            for step in (name, following) if following else (name,):
-                _do(config, job, function(step))
+            for step, of_step in [(name, job), after] if after else [(name, job)]:
+                _do(config, of_step, function(step))
         return []  # the first process does and tells the rest
     code.refresh(config)
     make_folders()
@@ -68,7 +69,6 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
             verify(work, config)
         else:
             build(work, jobs.upstream(work, config), plain, function)
-        after = (following, job) if following else None
         if after and processes.count_launched() > 1:
             _build_before(after, plain, function)  # refused before a long work begins
         summaries = [_run(work, config, overridden, function(name))]
@@ -78,6 +78,32 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
             _build_before(after, plain, function)
             summaries.append(_run(after, config, overridden, function(after[0])))
     return summaries
+
+
+@contextmanager
+def provided(
+    reader: Work, steps: Collection[str], config: Config, function: Callable[[str], Function]
+) -> Iterator[None]:
+    """For a command that is no step, and reads what the step ``reader`` reads of some ``steps``: make what of it is
+    missing or stale, and hold DVC's locks on it within the block.
+
+    Args:
+        reader: a step, and what it would work on.
+        steps: those that write what is read.
+        config: the values of params.yaml.
+        function: gives the function of a step.
+
+    Raises:
+        InputError: as for :func:`run`.
+    """
+    check_job(reader[0], config, reader[1])
+    code.refresh(config)
+    works = [above for above in jobs.upstream(reader, config) if above[0] in steps]
+    with graph.opened():
+        jobs.enter(works, config)
+        build(reader, works, config, function)
+    with graph.locked([jobs.output(work) for work in works], []):
+        yield
 
 
 def _build_before(after: Work, config: Config, function: Callable[[str], Function]) -> None:
@@ -126,11 +152,23 @@ def check_job(name: str, config: Config, job: Job) -> None:
     """
     check_model(config, job.model)
     check_setup(job.setup)
+    _check_softening(name, job.setup)
     sources = {"data", *(step for step, _ in jobs.all_upstream(("data", job), config))}
     if name in sources and is_own(config.dataset) and not Path(config.dataset).is_dir():
         raise InputError(
             f"{layout.PARAMS}: dataset: {config.dataset} is no folder. Give its path, absolute or from the project "
             "root (~ is not expanded)."
+        )
+
+
+def _check_softening(name: str, setup: str) -> None:
+    """Only what is trained is softened, and what is softened is made from it."""
+    if STEPS[name].softens:
+        check_setup(softened(setup))
+    elif name in ("select", "finetune") and is_softened(setup):
+        raise InputError(
+            f"{setup} is what is left of {trained(setup)}, scaled down, and has its layers: run {name} for "
+            f"{trained(setup)}, or make {setup} from it: headimpact soften --setup {trained(setup)}"
         )
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 from headimpact.adapters.lora import HEADER
 from headimpact.evaluation import metrics
 from headimpact.evaluation.beside_original import same_objects
-from headimpact.files import digest_file, read_json
+from headimpact.evaluation.questions import QUESTIONS
+from headimpact.files import read_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.serving import Limits
@@ -30,10 +31,11 @@ def differences(model: str, setup: str) -> dict[str, Difference]:
     return metrics.differences(objects, original) if same_objects(objects, original) else {}
 
 
-def register(config: Config, job: Job, changes: dict[str, Difference]) -> int:
+def register(config: Config, job: Job, changes: dict[str, Difference]) -> int | None:
     """Log the rows of tables 4 and 5 and register the adapter in the open run; gives the version.
 
-    An adapter that is registered already keeps its version, whose description is brought up to date.
+    An adapter that is registered already keeps its version, whose description is brought up to date. One that was
+    softened to scale 0 is the original, and is not registered: None.
     """
     results, adapter = read_json(layout.results(job.model, job.setup)), layout.adapter(job.model, job.setup)
     row = {"model": job.model, "setup": job.setup} | {
@@ -45,7 +47,10 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int:
         row |= {f"{name}_difference": change.value, f"{name}_low": change.low, f"{name}_high": change.high}
     tracking.log_table("table4", pd.DataFrame([row]))
     tracking.log_table("table5", pd.DataFrame([{"model": job.model, "setup": job.setup} | results["parameters"]]))
-    text = description(read_json(adapter / HEADER), results, changes)
+    header = read_json(adapter / HEADER)
+    if header.get("scale") == 0:
+        return None
+    text = description(header, results, changes)
     return tracking.register(adapter, text, Limits(**config.serve.model_dump()))
 
 
@@ -63,14 +68,16 @@ def description(header: Mapping[str, Any], results: Mapping[str, Any], changes: 
         told = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})" if change else ""
         rows.append(f"| {metric} | {estimate['value']:.3f} ± {estimate['se']:.3f} | {told} |")
     layers = ", ".join(map(str, header["layers"]))
+    scaled = f", scaled to {header['scale']:g} of what was trained" if "scale" in header else ""
     return "\n".join(
         [
-            f"{header['setup']} of {header['base']}: LoRA on layers {layers}, dataset {header['dataset']}.",
+            f"{header['setup']} of {header['base']}: LoRA on layers {layers}{scaled}, dataset {header['dataset']}.",
             "",
             "| test metric | value ± standard error | change against the original |",
             "|---|---|---|",
             *rows,
             "",
+            *([f"Questions: {results[QUESTIONS]['told']}.", ""] if QUESTIONS in results else []),
             "Input: `image` (base64 or data URI; PNG, JPEG or WebP) and `prompt`. Output: `text`.",
         ]
     )
@@ -85,9 +92,12 @@ def register_all(config: Config, model: str) -> Summary:
             missing.append((setup, f"not evaluated: headimpact evaluate --model {model} --setup {setup}"))
             continue
         changes = differences(model, setup)
-        with tracking.run("register", model, setup, adapter_digest=digest_file(weights)):
+        with tracking.run("register", model, setup, adapter_digest=tracking.adapter_digest(weights.parent)):
             tracking.log_results(read_json(layout.results(model, setup)), changes)
             version = register(config, Job(model, setup), changes)
-        rows.append((setup, f"{tracking.registered_name(model)} version {version}, alias {alias(setup)}"))
+        if version is None:
+            missing.append((setup, "softened to scale 0, it is the original"))
+        else:
+            rows.append((setup, f"{tracking.registered_name(model)} version {version}, alias {alias(setup)}"))
     nothing = [("registered", "nothing" if missing else "nothing: no adapter is trained")]
     return Summary(f"register {model}", rows or nothing, missing)

@@ -62,6 +62,8 @@ class Step:
         pictures: those of its files that ``dvc plots`` shows as they are.
         curves: training curves among its files, which ``dvc plots`` draws over each other for the setups of a model.
         datasets: the values of ``dataset`` for which it has something to do; None: all.
+        in_grid: ``dvc repro`` runs it for the whole grid; else only where a person asked for it by name.
+        softens: what it writes is the adapter of the softened setup, which stands in the place of a trained one.
     """
 
     name: str
@@ -84,6 +86,8 @@ class Step:
     pictures: tuple[Place, ...] = ()
     curves: tuple[Place, ...] = ()
     datasets: tuple[str, ...] | None = None
+    in_grid: bool = True
+    softens: bool = False
 
     @property
     def module(self) -> str:
@@ -187,7 +191,7 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             "measure",
-            "Measure each layer's gradient, knockout, attention share and localisation, for the rules that go by them.",
+            "Measure each layer's gradient, knockout, attention share, localisation and kappa, for the rules by them.",
             "model",
             writes=(layout.measures,),
             reads=(_DATASET, _BASE),
@@ -225,6 +229,19 @@ STEPS: dict[str, Step] = {
             then="evaluate",
             shares=True,
             curves=(layout.history,),
+        ),
+        Step(
+            "soften",
+            "Scale a trained adapter down until it forgets little enough, evaluate and register what is left.",
+            "setup",
+            writes=(layout.softening,),
+            reads=(_DATASET, _BASE, Read("finetune", layout.finetune)),
+            values=("compute.dtype", "dataset", "forgetting", "seed"),
+            untracked=_ENGINE,
+            then="evaluate",
+            in_grid=False,
+            softens=True,
+            shares=True,
         ),
         Step(
             "evaluate",
@@ -300,10 +317,12 @@ class Command:
     Attributes:
         help: what it does, in a sentence.
         entry_point: MLflow can run it, too.
+        values: values of params.yaml that can be given for one run.
     """
 
     help: str
     entry_point: bool = False
+    values: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -313,6 +332,11 @@ COMMANDS = {
     "plan": Command(
         "Tell what a model and its setups would cost, from its config alone: nothing heavy is fetched.", True
     ),
+    "look": Command(
+        "Show where every head looks on images of the dataset or on any picture, original beside adapter: one page.",
+        True,
+        values=("compute.dtype", *_ENGINE),
+    ),
     "rehearse": Command(
         "Score, train a step and evaluate with a checkpoint of true size and random weights: what a real one will cost."
     ),
@@ -321,7 +345,10 @@ COMMANDS = {
         "Register the adapters of a model that are trained and evaluated, or bring their versions up to date."
     ),
     "demo": Command("Open a page on which the original and the adapters of a model answer side by side."),
-    "check-data": Command("Check every record and image of a dataset, and tell everything that is wrong."),
+    "check-data": Command(
+        "Check every record and image of a dataset: what is wrong, and what it will and will not measure."
+    ),
+    "convert": Command("Make data of your own from the files of LabelMe, YOLO, a CSV table or a COCO export."),
     "write": Command("Write the files that follow from the registry of steps and from the code; for who edits these."),
 }
 """Every command that is no step, by name."""

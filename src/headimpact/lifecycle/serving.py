@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,8 +30,9 @@ from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from headimpact.data import images
 from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.lifecycle.gateway import MAX_ROWS, Gateway
@@ -45,8 +45,6 @@ LONGEST_TOKEN = 64
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 
 _log = logging.getLogger("headimpact.lifecycle.serving")
-# What Pillow raises, beside its own errors, on damaged files.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 class Refusal(MlflowException):
@@ -123,7 +121,7 @@ def read_image(text: str, limits: Limits) -> Image.Image:
     """Decode a base64 or data-URI image to RGB, upright.
 
     Raises:
-        Refusal: not base64, not one of ``FORMATS``, too many pixels, damaged or truncated.
+        Refusal: not base64, or not taken by :func:`headimpact.data.images.read_image`.
     """
     if text.startswith("data:"):
         header, _, text = text.partition(",")
@@ -134,21 +132,9 @@ def read_image(text: str, limits: Limits) -> Image.Image:
     except (binascii.Error, ValueError):
         raise Refusal("`image` is not base64.") from None
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_pixels(image, limits)
-        image.load()  # decodes: verify() passes truncated files
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise Refusal(f"`image` is not an image of a known format ({', '.join(FORMATS)}).") from None
-    except Image.DecompressionBombError:  # Pillow's own limit, before ours
-        raise Refusal(f"`image` has more than {limits.max_image_megapixels:g} megapixels.") from None
-    except _DAMAGED:
-        raise Refusal("`image` is damaged or truncated.") from None
-
-
-def _check_pixels(image: Image.Image, limits: Limits) -> None:
-    if image.width * image.height > limits.max_image_megapixels * 1e6:
-        raise Refusal(f"`image` has more than {limits.max_image_megapixels:g} megapixels.")
+        return images.read_image(io.BytesIO(data), FORMATS, int(limits.max_image_megapixels * 1e6))[0]
+    except images.UnreadableError as error:
+        raise Refusal(f"`image` {error.what}.") from None
 
 
 def check_parameters(params: object) -> None:

@@ -3,6 +3,7 @@
 The functions that log act on the run that :func:`run` opened.
 """
 
+import hashlib
 import os
 import subprocess
 import warnings
@@ -20,10 +21,11 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from headimpact.errors import InputError
+from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json
 from headimpact.lifecycle import dead_runs, store, store_errors, versions
 from headimpact.lifecycle.graph import environment
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened
 from headimpact.statistics import Difference
 
 if TYPE_CHECKING:  # most runs register nothing and draw nothing
@@ -41,8 +43,6 @@ _ERROR = "error"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _MAX_DIGEST = 36
-# A base in a folder travels with the registered version up to this size (bytes); a larger one stays put.
-_SMALL_BASE = 64 * 2**20
 
 
 def initialise() -> str:
@@ -67,7 +67,7 @@ def run(
 ) -> Iterator[str]:
     """A tracked run around a block; gives its id.
 
-    With ``adapter_digest`` it goes on with the latest run that trained this adapter of ``model`` and ``setup``, if the
+    With ``adapter_digest`` it goes on with the latest run that made this adapter of ``model`` and ``setup``, if the
     store has one, so that training curves, results and the registered version stand in one run.
 
     Inside a DVC stage it is a run of its own. Otherwise it is the run that ``mlflow run`` opened, if any. A
@@ -146,7 +146,8 @@ def _place() -> tuple[str | None, str | None]:
 
 def _training_run(model: str | None, setup: str | None, adapter_digest: str) -> Run | None:
     # Two setups that select the same layers train the same adapter.
-    query = f"tags.step = 'finetune' and tags.model = '{model}' and tags.setup = '{setup}'"
+    step = "soften" if is_softened(setup or "") else "finetune"
+    query = f"tags.step = '{step}' and tags.model = '{model}' and tags.setup = '{setup}'"
     runs = _search(f"{query} and tags.adapter_digest = '{adapter_digest}'")
     return runs[0] if runs else None
 
@@ -220,9 +221,12 @@ def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference
     """Log the content of results.json as final metrics.
 
     ``test/<metric>``, with ``/se``, ``/difference`` against the original and its ``/low``, ``/high`` and
-    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters.
+    ``/p_value``; ``parameters/total``, ``parameters/trainable`` and ``parameters/percent`` where there are parameters;
+    ``test/chance``, the accuracy of guessing, where some question has fewer than four options.
     """
     values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
+    if (chance := results.get(QUESTIONS, {}).get("chance")) is not None:
+        values["test/chance"] = chance
     for metric, estimate in results["metrics"].items():
         values |= {f"test/{metric}": estimate["value"], f"test/{metric}/se": estimate["se"]}
     for metric, difference in differences.items():
@@ -299,6 +303,12 @@ def link_score(model: str, table_digest: str) -> str | None:
     return score.run_id
 
 
+def adapter_digest(adapter: Path) -> str:
+    """The digest of an adapter's weights; of a softened one, which has those of another, that of its scale as well."""
+    digest, header = digest_file(adapter / "adapter_model.safetensors"), read_json(adapter / "header.json")
+    return hashlib.sha256(f"{digest} {header['scale']}".encode()).hexdigest() if "scale" in header else digest
+
+
 def registered_name(model: str) -> str:
     """The registered model that holds the adapters of a model."""
     return f"head-impact-{model}"
@@ -328,10 +338,10 @@ def register(
         The version.
     """
     header = read_json(adapter / "header.json")
-    tags = _version_tags(header) | {"adapter_digest": digest_file(adapter / "adapter_model.safetensors")}
+    tags = _version_tags(header) | {"adapter_digest": adapter_digest(adapter)}
     name = registered_name(header["base"])
-    client = MlflowClient()
-    with store_errors.told("Trained and evaluated, but not registered: ", f"To register: {_command(header)}"):
+    client, command = MlflowClient(), f"To register: headimpact register --model {header['base']}"
+    with store_errors.told("Trained and evaluated, but not registered: ", command):
         if version := versions.find(name, tags["adapter_digest"], header["setup"]):
             client.update_model_version(name, version, description=description)
             for tag, value in tags.items():
@@ -346,10 +356,6 @@ def register(
     return int(version)
 
 
-def _command(header: Mapping[str, Any]) -> str:
-    return f"headimpact register --model {header['base']}"
-
-
 def _log_model(
     adapter: Path,
     tags: Mapping[str, str],
@@ -361,7 +367,7 @@ def _log_model(
     from headimpact.lifecycle import serving
 
     base = Path(header["source"])
-    artifacts = {"adapter": adapter, **({"base": base} if _is_small_folder(base) else {})}
+    artifacts = {"adapter": adapter, **({"base": base} if versions.is_small_folder(base) else {})}
     with warnings.catch_warnings():
         # An input example would make MLflow load the base here, a second time, to try it.
         warnings.filterwarnings("ignore", ".*input example was not provided")
@@ -376,11 +382,6 @@ def _log_model(
             tags=dict(tags),
         )
     return str(logged.model_id)
-
-
-def _is_small_folder(path: Path) -> bool:
-    sizes = (file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.is_dir() and sum(sizes) <= _SMALL_BASE
 
 
 def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:

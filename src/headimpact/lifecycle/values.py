@@ -3,7 +3,7 @@
 from headimpact.errors import InputError
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.documentation import Parameter, documentation
-from headimpact.lifecycle.registry import STEPS, Step
+from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
 
 
 def uses(step: Step, key: str) -> bool:
@@ -37,6 +37,8 @@ def check_override(key: str, command: str, text: str = "<value>") -> None:
     """
     users = [step for step in STEPS.values() if uses(step, key)]
     if any(step in users and _may_override(step, key, users[0]) for step in _run_by(command)):
+        return
+    if command in COMMANDS and _within(key, COMMANDS[command].values):
         return
     if key in ("model", "setup"):
         models = f", name models as in --tournament.models '[{text}]'" if command == "tournament" else ""

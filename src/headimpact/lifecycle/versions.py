@@ -2,12 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
+_SMALL_BASE = 64 * 2**20  # bytes
 _LOGGED = "models:/"  # before the id of a logged model
+
+
+def is_small_folder(path: Path) -> bool:
+    """Whether a base is a folder that travels with the version; a larger one stays where it is."""
+    sizes = (file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.is_dir() and sum(sizes) <= _SMALL_BASE
 
 
 def find(name: str, adapter_digest: str, setup: str) -> str | None:

@@ -12,7 +12,7 @@ from headimpact.lifecycle.config import Grid
 from headimpact.lifecycle.documentation import Parameter, documentation
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Place, Read, Step, locate
 from headimpact.lifecycle.values import overridable, tracked_keys
-from headimpact.selection.grammar import ORIGINAL
+from headimpact.selection.grammar import ORIGINAL, is_softened
 
 # A model and a setup, to be found again in paths.
 _MODEL, _SETUP = "some-model", "top-999"
@@ -94,7 +94,7 @@ def shown(cells: Sequence[tuple[str, str]], start: Path = Path()) -> dict[str, A
     plots: list[Any] = paths(place for step in steps for place in step.pictures)
     for place in (place for step in steps for place in step.curves):
         for model in dict.fromkeys(model for model, _ in cells):
-            trained = [setup for of, setup in cells if of == model and setup != ORIGINAL]
+            trained = [setup for of, setup in cells if of == model and setup != ORIGINAL and not is_softened(setup)]
             lines = {(start / locate(place, model, setup)).as_posix(): "value" for setup in trained}
             if lines:
                 plots.append({f"validation of {model}": {"x": "step", "y": lines, "template": "validation"}})
@@ -104,7 +104,7 @@ def shown(cells: Sequence[tuple[str, str]], start: Path = Path()) -> dict[str, A
 def graph(grid: Grid) -> str:
     """The content of dvc.yaml."""
     stages = {}
-    for step in STEPS.values():
+    for step in (step for step in STEPS.values() if step.in_grid):
         models = "${pretrain.models}" if step.name == "pretrain" else "${grid.models}"
         matrix = {"project": {}, "model": {"model": models}, "setup": {"model": models, "setup": "${grid.setups}"}}
         made = stage(step, "${item.model}", "${item.setup}", "${item.setup}")
@@ -148,6 +148,7 @@ def commands_page() -> str:
         parts.append(_table(overridable(step.name), "Values for one run"))
     for name, command in COMMANDS.items():
         parts.append(f"\n## {name}\n\n{command.help}\n")
+        parts.append(_table(overridable(name), "Values for one run"))
     parts.append("\n## All values of params.yaml\n")
     parts.append(_table(documentation(), "Value"))
     return "".join(parts)

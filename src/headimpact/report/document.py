@@ -10,8 +10,19 @@ from headimpact.report import paper
 from headimpact.report.outputs import Outputs
 from headimpact.report.page import Document, Section
 from headimpact.report.prose import advice as advice_prose
+from headimpact.report.prose import forgetting as forgetting_prose
 from headimpact.report.prose import results as prose
-from headimpact.report.sections import advice, answers, examination, impact, results, runs, summary, tournament
+from headimpact.report.sections import (
+    advice,
+    answers,
+    examination,
+    forgetting,
+    impact,
+    results,
+    runs,
+    summary,
+    tournament,
+)
 
 _TITLE = "Head Impact: report"
 FIGURES = ("figure4", "figure5", "stability")
@@ -54,6 +65,7 @@ def document(
             ),
             Section("Did the top layers move more?", summary.movement(outputs, made["table4"])),
             Section("Tournament", tournament.tournament(outputs.tournament)),
+            *([Section(forgetting_prose.TITLE, forgetting.forgetting(outputs, folder))] if outputs.scales else []),
             Section("How much the rankings agree", impact.rankings(outputs)),
             Section("Questions in every order of their options", answers.in_orders(answered, model)),
             Section("Answers in the models' own words", answers.in_words(answered, galleries, model)),

@@ -69,6 +69,7 @@ class Outputs:
         generated: by model and setup, the answers in the model's own words.
         tournament: the tournament's files, None where there was none.
         missing: the files that are not there or have to be made again.
+        scales: by model and softened setup, gain and forgetting at every scale.
     """
 
     models: tuple[str, ...]
@@ -89,6 +90,7 @@ class Outputs:
     generated: Mapping[Pair, pd.DataFrame]
     tournament: TournamentFiles | None
     missing: tuple[Missing, ...]
+    scales: Mapping[Pair, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def setups(self) -> tuple[str, ...]:

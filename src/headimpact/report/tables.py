@@ -100,7 +100,7 @@ def differences(outputs: Outputs, pair: Pair) -> dict[str, Difference]:
     return {
         name: metric.difference(objects, original)
         for name, metric in COMPARED.items()
-        if columns.issuperset(metric.columns)
+        if columns.issuperset(metric.columns) and metric.is_measured(objects)
     }
 
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from headimpact.data.samples import Sample
 from headimpact.errors import InputError
 from headimpact.files import atomic_folder
-from headimpact.report import figures, gallery
+from headimpact.report import figures, gallery, scales_figure
 from headimpact.report.cells import table_of
 from headimpact.report.document import FIGURES, document, gallery_name, generating_models
 from headimpact.report.outputs import Outputs
 from headimpact.report.page import table_markdown, to_html, to_markdown
-from headimpact.report.sections import results
+from headimpact.report.sections import forgetting, results
 from headimpact.report.sections.advice import Pastes
 from headimpact.report.sections.impact import picture_path
 
@@ -104,6 +104,8 @@ def _draw(outputs: Outputs, folder: Path) -> None:
     for name, (draw, by_model) in zip(FIGURES, drawn, strict=True):
         for model, table in by_model.items():
             figures.save(draw(table, model), picture_path(folder / name, model))
+    if outputs.scales:
+        figures.save(scales_figure.draw(forgetting.panels(outputs)), folder / forgetting.FIGURE)
 
 
 def galleries(outputs: Outputs, tests: Sequence[Sample]) -> dict[str, str]:

@@ -8,6 +8,7 @@
 ``layers:6,8,9,11``                   named layers
 ``heads:top-32``                      the 32 heads of highest Head Impact
 ``heads:8.3,8.5``                     named heads, by layer and head
+``soft-top-4``                        the adapter of another setup, scaled down (``headimpact soften``)
 ====================================  ==================================================
 
 One text for one setup: it names folders, runs and versions. Which rules there are is not known here (see
@@ -16,7 +17,7 @@ One text for one setup: it names folders, runs and versions. Which rules there a
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headimpact.errors import InputError
 
@@ -27,6 +28,7 @@ FULL = "full"
 """The rule of every layer, the one whose K is a budget."""
 
 _LONGEST_ALIAS = 100
+_SOFT = "soft-"
 
 Head = tuple[int, int]
 """A head, by its layer and its index within the layer."""
@@ -38,7 +40,7 @@ class Setup:
 
     Attributes:
         text: as it was written; one text for one setup.
-        kind: ``original``, the name of a rule, ``layers`` or ``heads``.
+        kind: ``original``, the name of a rule, ``layers`` or ``heads``; of a softened setup that of what was trained.
         count: the K of ``<rule>-K``, or the N of ``heads:top-N``; else 0.
         draw: the S of ``<rule>-K-S``; else 0.
         layers: those named by ``layers:``.
@@ -63,8 +65,10 @@ def read_setup(text: str) -> Setup:
 
     Raises:
         InputError: the text has none of the forms, K is 0, a number has leading zeros, or named layers or heads are
-            repeated or not ascending.
+            repeated or not ascending; or what is to be softened is the original, or softened already.
     """
+    if is_softened(text):
+        return replace(_read_trained(text), text=text)
     if match := re.fullmatch(r"([a-z]+)(?:-([0-9]{1,6}))?(?:-([0-9]{1,6}))?", text):
         kind, count, draw = match.groups()
         if count is None:
@@ -84,6 +88,30 @@ def read_setup(text: str) -> Setup:
     )
 
 
+def softened(setup: str) -> str:
+    """The setup of a trained setup's softened adapter."""
+    return f"{_SOFT}{setup}"
+
+
+def is_softened(setup: str) -> bool:
+    """Whether the setup is that of a softened adapter."""
+    return setup.startswith(_SOFT)
+
+
+def trained(setup: str) -> str:
+    """The setup that was trained: of a softened one that which was softened, else itself."""
+    return setup.removeprefix(_SOFT)
+
+
+def _read_trained(text: str) -> Setup:
+    setup = trained(text)
+    if setup == ORIGINAL:
+        raise InputError(f"Setup {text!r}: the original has no adapter to soften.")
+    if is_softened(setup):
+        raise InputError(f"Setup {text!r}: {setup} is softened already; it is made from the setup {trained(setup)}.")
+    return read_setup(setup)
+
+
 def alias(setup: str) -> str:
     """The setup as an MLflow alias (letters, digits, ``-`` and ``_`` alone): layers:6,8 -> layers-6-8.
 
@@ -92,6 +120,8 @@ def alias(setup: str) -> str:
     Raises:
         InputError: as for :func:`read_setup`.
     """
+    if is_softened(setup):
+        return f"{_SOFT}{alias(trained(read_setup(setup).text))}"
     name = re.sub(r"[:,.]", "-", read_setup(setup).text)
     if len(name) <= _LONGEST_ALIAS:
         return name

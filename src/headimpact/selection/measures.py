@@ -1,5 +1,6 @@
 """How layers are measured beside Head Impact: how strongly the caption loss pulls at a layer, what is lost where it
-cannot see the image, how much its heads attend to the image, and how concentrated. All in packed forwards.
+cannot see the image, how much its heads attend to the image, and how concentrated, all in packed forwards; and how well
+its weights are conditioned.
 
 Every measure of ``rules.MEASURES`` that is no column of the HI table is computed here, by :func:`measure`.
 """
@@ -42,6 +43,7 @@ class LayerMeasures:
             - share (layers heads): share of the description tokens' attention that goes to the image, 0..1; needs no
               mask.
             - localisation (layers heads): see :func:`localisation`, 0..1.
+            - kappa (layers): see :func:`conditioning`, 0..1; needs no data.
         errors: by name, for some of them, the standard error of every layer, clustered by image.
     """
 
@@ -104,6 +106,7 @@ def measure(
         "knockout": drop,
         "share": found["share"].mean(axis=0),
         "localisation": localisation(found["share"], found["entropy"]),
+        "kappa": conditioning(engine.vlm, targets),
     }
     return LayerMeasures(values, {"knockout": drop_error})
 
@@ -175,6 +178,30 @@ def _only_trainable(vlm: Vlm, weights: Sequence[torch.nn.Parameter]) -> Iterator
     finally:
         for parameter, wanted in before:
             parameter.requires_grad_(wanted)
+
+
+def conditioning(vlm: Vlm, targets: Sequence[str]) -> Float[np.ndarray, " layers"]:
+    """How well the weights of each layer are conditioned, by the criterion of KappaTune (PEFT's ``KappaTuneSelector``).
+
+    KappaTune adapts the modules of the lowest condition number kappa, the largest singular value over the smallest:
+    they use all directions of their input alike, and are held to change with the least loss of what they hold. Here
+    layers compete and not single modules, so that the budget is that of the other rules: a layer's figure is 1 over the
+    geometric mean of kappa over the projections that LoRA would adapt.
+
+    Args:
+        vlm: the base, without an adapter.
+        targets: names of the projections within a layer.
+    """
+    kappas = [
+        [_condition_number(vlm.model.get_submodule(name).weight) for name in vlm.projections([layer], targets)]
+        for layer in range(vlm.layers)
+    ]
+    return np.exp(-np.log(kappas).mean(axis=1))
+
+
+def _condition_number(weight: Tensor) -> float:
+    singular = torch.linalg.svdvals(weight.detach().float())
+    return float(singular[0] / (singular[-1] + 1e-8))  # as KappaTuneSelector has it
 
 
 @contextmanager

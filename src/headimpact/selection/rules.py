@@ -40,6 +40,7 @@ MEASURES: dict[str, Measure] = {
         Measure("gradient", "gradient of the caption loss"),
         Measure("knockout", "loss of the phrase's log-probability without the layer's visual attention"),
         Measure("localisation", "share of objects that its heads localise"),
+        Measure("kappa", "reciprocal condition number of the weights"),
     )
 }
 """Every measure by name."""
@@ -265,6 +266,7 @@ RULES: dict[str, Rule] = {
         by_measure("gradient"),
         by_measure("knockout"),
         by_measure("localisation"),
+        by_measure("kappa"),
         Rule("first", "the {k} first layers", BY_POSITION, ranks=_from_the_first),
         Rule("middle", "the {k} layers in the middle", BY_POSITION, ranks=_from_the_middle),
         Rule("last", "the {k} last layers", BY_POSITION, ranks=_from_the_last),

@@ -4,7 +4,7 @@ import difflib
 import re
 
 from headimpact.errors import InputError
-from headimpact.selection.grammar import ORIGINAL, Setup, read_setup
+from headimpact.selection.grammar import ORIGINAL, Setup, is_softened, read_setup, trained
 from headimpact.selection.rules import RULES
 
 _NUMBER = "[0-9]{1,6}"
@@ -17,12 +17,17 @@ def check_setup(text: str) -> Setup:
     Raises:
         InputError: no such setup (the message names the nearest one), or as for :func:`grammar.read_setup`.
     """
+    if is_softened(text):
+        if trained(text) != ORIGINAL and not is_softened(trained(text)):
+            check_setup(trained(text))
+        return read_setup(text)
     patterns = [form.replace("K", _NUMBER).replace("S", _NUMBER) for form in (ORIGINAL, *_rule_forms())]
     if text.startswith(_NAMED) or any(re.fullmatch(pattern, text) for pattern in patterns):
         return read_setup(text)
     setups = ", ".join((ORIGINAL, *_rule_forms(), "layers:6,8,9,11", "heads:top-32", "heads:8.3,8.5"))
     raise InputError(
-        f"Unknown setup {text!r}.{_hint(text)} The setups are: {setups} (K is a whole number from 1, S one from 0)."
+        f"Unknown setup {text!r}.{_hint(text)} The setups are: {setups} (K is a whole number from 1, S one from 0), "
+        "and each that is trained, softened, as in soft-top-4."
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from headimpact.errors import InputError
-from headimpact.evaluation.metrics import Metric, gain_first
+from headimpact.evaluation.metrics import Metric
 from headimpact.tournament.design import Design, design_of
 from headimpact.tournament.intervals import (
     corrected_half_width,
@@ -169,7 +169,7 @@ def analyse(runs: Runs, champion: str = "top", confidence: float = 0.95) -> Tour
 
 
 def _changes(metric: Metric, of_groups: Moments, design: Design, level: float) -> list[Change]:
-    images = len(design.starts)
+    images = of_groups.images
     # By source: the runs, the images.
     variance = np.stack([of_groups.spread / design.counts, np.maximum(np.diag(of_groups.covariance), 0)], 1)
     freedom = np.stack([design.counts - 1, np.full(len(variance), images - 1)], 1)
@@ -216,7 +216,7 @@ def _comparisons(
     luck = spread / design.counts
     # By source: the runs of the champion, those of the rival, the images. Between the same runs nothing varies.
     variance = np.stack([luck[ours], luck[rivals], np.maximum(by_image, 0)], 1) * (ours != rivals)[:, None]
-    freedom = np.stack([df[ours], df[rivals], np.full(len(pairs), len(design.starts) - 1.0)], 1)
+    freedom = np.stack([df[ours], df[rivals], np.full(len(pairs), of_groups.images - 1.0)], 1)
     by_run, alone = variance[:, :2].sum(1), of_groups.alone / design.counts
     both = np.minimum(alone[ours] + alone[rivals], by_run)
     t = critical_values(freedom, level / tests[:, None])
@@ -235,7 +235,7 @@ def _comparisons(
             low=float(advantage[i] - half[i]),
             high=float(advantage[i] + half[i]),
             p_value=float(p_value[i]),
-            images=len(design.starts),
+            images=of_groups.images,
             runs=int(design.counts[ours[i]]),
             rival_runs=int(design.counts[rivals[i]]),
             twins=tuple(other for other in design.groups[rivals[i]].rules if other != rival),

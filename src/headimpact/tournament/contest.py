@@ -65,6 +65,8 @@ _KEY = list(Key._fields)
 # Of a file of runs, beside those that the metrics need.
 _COLUMNS = ["context", *_KEY, "trainable", "image_id", "object_id"]
 
+_STORED = "stored"  # of a table's attributes: the columns that the file has
+
 
 @dataclass(frozen=True)
 class Contest:
@@ -130,14 +132,28 @@ def outdated(path: Path, context: str) -> str | None:
 def _of_context(path: Path, context: str) -> pd.DataFrame:
     """All runs of a context; a figure that a run lacks is missing (NaN)."""
     table = _read(path)
-    return table.loc[table["context"] == context].reindex(columns=[*_COLUMNS, *compared_columns()])
+    results = table.loc[table["context"] == context].reindex(columns=[*_COLUMNS, *compared_columns()])
+    results.attrs[_STORED] = list(table)
+    return results
 
 
 def _lacking(results: pd.DataFrame) -> pd.DataFrame:
-    """For every row and column of the metrics, whether its run has no figure at all in that column."""
+    """For every row and column of the metrics, whether its run has no figure at all in that column.
+
+    In a metric of questions nothing lacks where the original was evaluated and has none: there is no question.
+    """
     columns = compared_columns()
-    present = results[columns].notna().groupby([results[name] for name in _KEY]).transform("any")
-    return ~present.astype(bool)
+    present = results[columns].notna().groupby([results[name] for name in _KEY]).transform("any").astype(bool)
+    before = original(results)
+    for metric in gain_first().values():
+        if (
+            metric.asked
+            and metric.column in results.attrs[_STORED]
+            and before[metric.column].isna().all()
+            and len(before)
+        ):
+            present[metric.column] = True
+    return ~present
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -203,7 +219,8 @@ def cells(contest: Contest, table: pd.DataFrame, rank: int) -> pd.DataFrame:
         row["trainable"] = int(results["trainable"].iloc[0])
         for name, metric in gain_first().items():
             # A plain mean has the digits of its column: it is kept in single precision.
-            row[name] = metric.estimate(results).value if metric.exponential else results[metric.column].mean()
+            values = metric.of(results)[metric.column]
+            row[name] = metric.estimate(results).value if metric.exponential else values.mean() if len(values) else None
         rows.append(row)
     return pd.DataFrame(rows)
 

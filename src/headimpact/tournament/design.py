@@ -69,8 +69,7 @@ def design_of(runs: Runs) -> Design:
             f"{once.rules[0]}-{once.k} has been trained once: with one run, luck cannot be told from the rule. Train "
             "it with at least 2 seeds."
         )
-    order = np.argsort(runs.images, kind="stable")
-    starts = np.unique(runs.images[order], return_index=True)[1]
+    order, starts = by_image(runs.images)
     if len(starts) < 2:
         raise InputError(f"An interval clustered by image needs at least 2 images, not {len(starts)}.")
     units = [members for group in groups for members in group.units.values()]
@@ -86,6 +85,12 @@ def design_of(runs: Runs) -> Design:
         order=order,
         starts=starts,
     )
+
+
+def by_image(images: Int[np.ndarray, " objects"]) -> tuple[np.ndarray, np.ndarray]:
+    """What sorts objects by their images, and where each image begins then."""
+    order = np.argsort(images, kind="stable")
+    return order, np.unique(images[order], return_index=True)[1]
 
 
 def _averages(members: Sequence[Sequence[int] | np.ndarray], things: int) -> Float[np.ndarray, "rows things"]:

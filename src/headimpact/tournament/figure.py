@@ -27,10 +27,11 @@ def draw(changes: pd.DataFrame, champion: str = "top") -> Figure:
         champion: the rule that stands out.
     """
     models, ks = list(dict.fromkeys(changes["model"])), sorted(set(changes["k"]))
-    metrics = gain_first().values()
+    metrics = [metric for metric in gain_first().values() if metric.name in set(changes["metric"])]
     gains = [metric for metric in metrics if metric.aspect == "gain"]
     kept = [metric for metric in metrics if metric.aspect == "forgetting"]
-    rows = list(product(models, gains, kept))
+    # Without questions nothing is known of forgetting: gain stands against itself.
+    rows = list(product(models, gains, kept or gains))
     figure = Figure(figsize=(6.2 * len(ks), 4.2 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(ks), squeeze=False)
     for line, (model, across, up) in zip(grid, rows, strict=True):

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from headimpact.errors import InputError
-from headimpact.evaluation.metrics import compared_columns
+from headimpact.evaluation.metrics import Metric, compared_columns, gain_first
 
 RuleAtK = tuple[str, int]
 """A rule and its K."""
@@ -29,7 +29,7 @@ class Runs:
         draws: which draw of layers it is, where a rule draws several; else any one number.
         images: the image of each object.
         adapted: by column of the compared metrics (``nll`` in nats, ``correct``, ``ans_prob`` in 0..1) the runs'
-            figures.
+            figures; NaN where an object has no question.
         original: the same of the original.
     """
 
@@ -40,6 +40,15 @@ class Runs:
     images: Int[np.ndarray, " objects"]
     adapted: Mapping[str, Float[np.ndarray, "runs objects"]]
     original: Mapping[str, Float[np.ndarray, " objects"]]
+
+    def having(self, metric: Metric) -> Bool[np.ndarray, " objects"]:
+        """Which objects have a metric."""
+        return ~np.isnan(self.original[metric.column])
+
+    @property
+    def measured(self) -> list[Metric]:
+        """The compared metrics that objects of two images at least have."""
+        return [m for m in gain_first().values() if len(np.unique(self.images[self.having(m)])) >= 2 or not m.asked]
 
 
 def from_tables(contestants: pd.DataFrame, original: pd.DataFrame) -> Runs:
@@ -69,6 +78,8 @@ def from_tables(contestants: pd.DataFrame, original: pd.DataFrame) -> Runs:
         figures = _figures(rows, columns, name)
         if len(figures) != len(before) or not figures.index.isin(before.index).all():
             raise InputError(f"{name} was evaluated on other objects than the original: evaluate both again.")
+        if not before.isna().equals(figures.loc[before.index].isna()):
+            raise InputError(f"{name} was asked about other objects than the original: evaluate both again.")
         adapted[contestant] = figures.loc[before.index].to_numpy()
     if not adapted:
         raise InputError("There is no run to compare: run the tournament first.")
@@ -92,10 +103,14 @@ def _require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
 
 def _figures(table: pd.DataFrame, columns: Sequence[str], name: str) -> pd.DataFrame:
     figures = table.set_index(_OBJECT)[list(columns)].astype(np.float64)
+    asked = [column for metric in gain_first().values() if metric.asked for column in metric.columns]
     if figures.index.has_duplicates:
         raise InputError(
             f"{name} holds object {figures.index[figures.index.duplicated()][0]} twice: evaluate it again."
         )
-    if not np.isfinite(figures.to_numpy()).all():
+    without = figures[asked].isna().all(axis=1) & bool(asked)
+    if not np.isfinite(figures[~without].to_numpy()).all() or not np.isfinite(figures.drop(columns=asked)).all(
+        axis=None
+    ):
         raise InputError(f"{name} holds a figure that is not a finite number: evaluate it again.")
     return figures

@@ -108,7 +108,8 @@ def headlines(comparisons: pd.DataFrame) -> dict[tuple[str, int], str]:
     """By model and K what can be claimed, in a line, from a table of :attr:`Standings.comparisons`."""
     lines = {}
     for key, of_model in comparisons.groupby(["model", "k"]):
-        claims = (f"{m.label}: {_headline(of_model[of_model['metric'] == name])}" for name, m in gain_first().items())
+        measured = {name: metric for name, metric in gain_first().items() if (of_model["metric"] == name).any()}
+        claims = (f"{m.label}: {_headline(of_model[of_model['metric'] == name])}" for name, m in measured.items())
         lines[cast(tuple[str, int], key)] = "; ".join(claims)
     return lines
 

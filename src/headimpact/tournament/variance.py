@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headimpact.evaluation.metrics import Metric
-from headimpact.tournament.design import Design
+from headimpact.tournament.design import Design, by_image
 from headimpact.tournament.runs import Runs
 
 
@@ -30,22 +30,26 @@ class Moments:
         spread: variance of its units.
         covariance: of different units over images; on the diagonal of two units of the same group.
         alone: what a single unit has beyond that covariance: its own variance over images.
+        images: how many images have it.
     """
 
     change: Float[np.ndarray, " groups"]
     spread: Float[np.ndarray, " groups"]
     covariance: Float[np.ndarray, "groups groups"]
     alone: Float[np.ndarray, " groups"]
+    images: int
 
 
 def moments(runs: Runs, design: Design, metric: Metric) -> Moments:
     """The moments of one metric."""
-    adapted, original = runs.adapted[metric.column], runs.original[metric.column]
-    values = np.vstack([original, adapted])
+    having = runs.having(metric)
+    order, starts = (design.order, design.starts) if having.all() else by_image(runs.images[having])
+    original = runs.original[metric.column][having]
+    values = np.vstack([original, runs.adapted[metric.column][:, having]])
     mean = values.mean(1, keepdims=True)
     figure, slope = (np.exp(mean), np.exp(mean)) if metric.exponential else (mean, 1.0)
-    images = len(design.starts)
-    sums = np.add.reduceat((slope * (values - mean))[:, design.order], design.starts, axis=1) / len(original)
+    images = len(starts)
+    sums = np.add.reduceat((slope * (values - mean))[:, order], starts, axis=1) / len(original)
     units = design.units_from_runs @ (figure[1:, 0] - figure[0, 0])
     influence = design.units_from_runs @ (sums[1:] - sums[0])
     of_units = images / (images - 1) * (influence @ influence.T)
@@ -57,7 +61,7 @@ def moments(runs: Runs, design: Design, metric: Metric) -> Moments:
     own = average @ np.diag(of_units)
     np.fill_diagonal(covariance, (counts * np.diag(covariance) - own) / (counts - 1))
     spread = average @ residual**2 * counts / (counts - 1)
-    return Moments(change, spread, covariance, np.maximum(own - np.diag(covariance), 0))
+    return Moments(change, spread, covariance, np.maximum(own - np.diag(covariance), 0), images)
 
 
 def shared_spread(

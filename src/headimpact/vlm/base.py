@@ -26,6 +26,8 @@ PROJECTIONS = {
 }
 """The projections of a decoder layer, and in which part of it each stands."""
 
+_NARROW = 20  # an image this many times as long as wide is tried in full: most cannot be refused
+
 
 @dataclass(frozen=True)
 class EncodedImage:
@@ -145,6 +147,17 @@ class Vlm(ABC):
     @abstractmethod
     def native_inputs(self, tokens: Tokens, encoded: EncodedImage) -> dict[str, Tensor]:
         """Inputs of the transformers model's own forward for one conversation (used by ``generate``)."""
+
+    def unfit(self, width: int, height: int) -> str | None:
+        """Why the image processor cannot take an image of this size (pixels); None where it can."""
+        try:
+            self.grid(width, height)
+            if max(width, height) > _NARROW * min(width, height):
+                self.geometry(width, height)
+        except ValueError as error:
+            words = str(error).rstrip(".")
+            return f"the image processor of {self.source} takes no image of {width}x{height} pixels ({words})"
+        return None
 
     def separators(self, grid: TokenGrid) -> tuple[int, ...]:
         """Which of the tokens with the image's token id see nothing of it, and are no visual tokens."""
@@ -380,8 +393,11 @@ class Vlm(ABC):
         """The assistant's answer to a prompt about an image, by transformers' own ``generate``.
 
         Raises:
-            InputError: the prompt holds control tokens, or with image and answer it exceeds the model's context.
+            InputError: the image processor takes no image of this size, the prompt holds control tokens, or with image
+                and answer it exceeds the model's context.
         """
+        if (reason := self.unfit(*image.size)) is not None:
+            raise InputError(f"{reason[0].upper()}{reason[1:]}.")
         self.chat.check_text(prompt)
         encoded = self.encode_image(image)
         tokens = self.prompt(prompt, encoded.grid)

@@ -9,7 +9,7 @@ from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine
 from headimpact.evaluation import answers, beside_original, orders
 from headimpact.evaluation.beside_original import Answers
-from headimpact.evaluation.questions import Question, draw_questions
+from headimpact.evaluation.questions import Asked, Question, asked, draw_questions
 from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
@@ -17,6 +17,7 @@ from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, output_facts, read_part
 from headimpact.lifecycle.steps.results import figures, missing, rows, share_done
+from headimpact.lifecycle.steps.results import questions as told_questions
 from headimpact.lifecycle.summary import Summary
 from headimpact.lifecycle.unrecorded import keep, restore
 from headimpact.processes import launched
@@ -45,29 +46,33 @@ def run(config: Config, job: Job) -> Summary:
         if restored:
             answered = _read(job.model, job.setup)
         else:
-            answered = _answer(config, job)
-            _write(job, answered, _results(job, answered))
+            answered, could_ask = _answer(config, job)
+            _write(job, answered, _results(job, answered, could_ask))
             keep(folder, unrecorded, facts)
         results = read_json(layout.answer_results(job.model, job.setup))
         if original and not beside_original.comparable(answered, original):
             original = None  # of another dataset: ``dvc repro`` may come to a setup first
         differences = beside_original.differences(answered, original) if original else {}
-        _track(job, _pictured(config, read_part("test")), answered, original, results, differences)
+        _track(job, _pictured(answered), answered, original, results, differences)
     return _summary(job, results, differences, run_id)
 
 
-def _pictured(config: Config, samples: Sequence[Sample]) -> list[Sample]:
+def _pictured(answered: Answers) -> list[Sample]:
     """The images of the answers in the model's own words."""
-    return draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
+    ids = set(answered.generated["image_id"])
+    return [sample for sample in read_part("test") if sample.id in ids]
 
 
-def _answer(config: Config, job: Job) -> Answers:
+def _answer(config: Config, job: Job) -> tuple[Answers, Asked]:
+    """The answers, and what could be asked."""
     engine = load_engine(config, job)
     load_adapter(engine, job)
-    samples = read_part("test")
+    samples = read_part("test", engine)
     questions = draw_questions(samples, config.seed)
-    asked = draw_images(samples, config.answer.images, config.seed)
-    return Answers(_ask(job, engine, asked, questions), _generate(config, job, engine, _pictured(config, samples)))
+    images = draw_images(samples, config.answer.images, config.seed)
+    pictured = draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
+    answered = Answers(_ask(job, engine, images, questions), _generate(config, job, engine, pictured))
+    return answered, asked(images, questions)
 
 
 def _read_original(job: Job) -> Answers | None:
@@ -82,10 +87,9 @@ def _read(model: str, setup: str) -> Answers:
 
 def _ask(job: Job, engine: Engine, samples: Sequence[Sample], questions: Mapping[int, Question]) -> pd.DataFrame:
     name = f"{job.model} {job.setup}"
-    log_probs = orders.ask_in_orders(
+    return orders.answer_questions(
         engine, samples, questions, watch=lambda items, total, what: track(items, total, f"{what}: {name}")
     )
-    return orders.table(samples, questions, log_probs)
 
 
 def _generate(config: Config, job: Job, engine: Engine, samples: Sequence[Sample]) -> pd.DataFrame:
@@ -99,11 +103,12 @@ def _generate(config: Config, job: Job, engine: Engine, samples: Sequence[Sample
     return generated.join(answers.reference_log_prob(engine, samples), on="object_id")
 
 
-def _results(job: Job, answered: Answers) -> dict[str, Any]:
+def _results(job: Job, answered: Answers, asked: Asked) -> dict[str, Any]:
     return {
         "model": job.model,
         "setup": job.setup,
         "metrics": figures(beside_original.estimates(answered)),
+        **told_questions(asked),
     }
 
 

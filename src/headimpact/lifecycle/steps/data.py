@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from headimpact.data import assembly, coco, manifest, published, segmented
@@ -14,6 +14,7 @@ from headimpact.errors import InputError
 from headimpact.files import atomic_folder
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.outlook import outlook
 from headimpact.lifecycle.params import is_own
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.sources import release
@@ -28,7 +29,7 @@ def run(config: Config, job: Job) -> Summary:
     """Write the dataset as COCO JSON in four parts, a contact sheet of it, and histograms."""
     with tracking.run("data") as run_id:
         tracking.log_parameters(_values(config))
-        skipped = _write(config)
+        skipped, noted = _write(config)
         digest = manifest.dataset_digest(layout.DATASET)
         parts = {part: coco.read_part(layout.DATASET, part) for part in coco.PARTS}
         for part, samples in parts.items():
@@ -41,9 +42,10 @@ def run(config: Config, job: Job) -> Summary:
     rows = [
         (part, f"{len(samples):,} images, {samples.object_counts.sum():,} objects") for part, samples in parts.items()
     ]
+    told = [row for row in outlook(parts, config.seed) if row[0] != "parts"] if is_own(config.dataset) else []
     return Summary(
         f"data {config.dataset}",
-        [*rows, ("digest", digest[:12])],
+        [*rows, *noted, *told, ("digest", digest[:12])],
         skipped=[*skipped, *not_drawn],
         files=[layout.DATASET, layout.DATASET_LOOK],
         run=run_id,
@@ -58,24 +60,28 @@ def _values(config: Config) -> dict:
     return values if is_own(config.dataset) else values | {"min_score": config.min_score}
 
 
-def _write(config: Config) -> list[tuple[str, str]]:
-    """Write the dataset; what was left out, and why."""
+Told = list[tuple[str, str]]
+
+
+def _write(config: Config) -> tuple[Told, Told]:
+    """Write the dataset; what was left out, and why, and what was read otherwise than a person may think."""
     sizes = config.split.model_dump()
     match config.dataset:
         case "scenes":
             sizes = config.scenes.sizes.model_dump()
             write_scenes(layout.DATASET, sizes, config.seed, lambda ids: track(ids, len(ids), "drawing scenes"))
-            return []
+            return [], []
         case "published":
-            return _write_published(config, sizes)
+            return _write_published(config, sizes), []
         case "coco":
             account = segmented.account(layout.OBJECTS, config.min_score)
             samples = segmented.samples(layout.OBJECTS, layout.downloaded_images("coco"), config.min_score)
             written = assembly.write_dataset(layout.DATASET, samples, sizes, config.seed, _read)
             counts = [("images", account.dropped_images), ("objects", account.dropped_objects)]
             dropped = [(f"{n} {what}", why) for what, reasons in counts for why, n in reasons.items()]
-            return [*dropped, *written.left_out]
-    return import_own_data(layout.DATASET, Path(config.dataset), sizes, config.seed, _read).left_out
+            return [*dropped, *written.left_out], []
+    written = import_own_data(layout.DATASET, Path(config.dataset), sizes, config.seed, _read)
+    return written.left_out, written.noted
 
 
 def _write_published(config: Config, sizes: dict[str, int]) -> list[tuple[str, str]]:
@@ -106,7 +112,13 @@ def _look(config: Config, parts: dict[str, PackedSamples]) -> list[tuple[str, st
             models[name] = loading.skeleton(config.models[name].source, config.models[name].revision)
         except InputError as error:
             missing.append((f"{name} in the contact sheet", str(error)))
-    on_sheet = list(islice((sample for sample in parts["impact"] if sample.objects), SHEET_IMAGES))
+    on_sheet: list[Sample] = []
+    for sample in parts["impact"]:
+        reasons = list(filter(None, (model.unfit(sample.width, sample.height) for model in models.values())))
+        missing += [(f"image {sample.id} in the contact sheet", reasons[0])] if reasons else []
+        on_sheet += [sample] if sample.objects and not reasons else []
+        if len(on_sheet) == SHEET_IMAGES:
+            break
     with atomic_folder(layout.DATASET_LOOK) as aside:
         sheet = contact_sheet.contact_sheet(on_sheet, models, config.impact.mask_threshold)
         figures.save(sheet, aside / "contact_sheet.png")

@@ -10,18 +10,19 @@ import pandas as pd
 from headimpact.adapters import lora
 from headimpact.evaluation import metrics
 from headimpact.evaluation.objects import evaluate
-from headimpact.files import atomic_folder, digest_file, read_json, write_json
+from headimpact.evaluation.questions import asked, draw_questions
+from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.proposal import next_command
 from headimpact.lifecycle.steps.adapter import load_adapter
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, output_facts, read_part
-from headimpact.lifecycle.steps.results import figures, flat, missing, rows, share_done
+from headimpact.lifecycle.steps.results import figures, flat, missing, questions, rows, share_done
 from headimpact.lifecycle.summary import Summary
 from headimpact.lifecycle.unrecorded import keep, restore
 from headimpact.processes import launched
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened
 from headimpact.statistics import Difference
 
 
@@ -36,7 +37,7 @@ def run(config: Config, job: Job) -> Summary:
             _evaluate(config, job)
         return share_done("evaluate", processes)
     weights = layout.adapter_weights(job.model, job.setup)
-    digest = digest_file(weights) if weights.exists() else None
+    digest = tracking.adapter_digest(weights.parent) if weights.exists() else None
     with tracking.run("evaluate", job.model, job.setup, adapter_digest=digest) as run_id:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
         if restored:
@@ -69,9 +70,10 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], s
     header = load_adapter(engine, job) or {"layers": [], "trainable": 0}
     layers, trainable = header["layers"], header["trainable"]
     total = lora.count_parameters(vlm.model).total
+    samples = read_part("test", engine)
     objects = evaluate(
         engine,
-        read_part("test"),
+        samples,
         config.seed,
         lambda items, count, what: track(items, count, f"{what} {job.model} {job.setup}"),
     )
@@ -81,6 +83,7 @@ def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], s
         "layers": layers,
         "parameters": {"total": total, "trainable": trainable, "percent": 100 * trainable / total},
         "metrics": figures(metrics.estimates(objects)),
+        **questions(asked(samples, draw_questions(samples, config.seed))),
     }
     return objects, results, engine.kept
 
@@ -101,6 +104,8 @@ def _summary(
         name, its_alias = tracking.registered_name(job.model), alias(job.setup)
         shown.append(("trainable", f"{counts['trainable']:,} of {counts['total']:,} ({counts['percent']:.4f} %)"))
         shown.append(("registered", f"{name} version {version}, alias {its_alias}"))
+    elif is_softened(job.setup):
+        shown.append(("registered", "nothing: at scale 0 this is the original"))
     shown.append(("kept", kept))
     absent, folder = list(missing(job.setup, differences)), layout.evaluation(job.model, job.setup)
     return Summary(f"evaluate {job.setup} of {job.model}", shown, absent, [folder], run_id)

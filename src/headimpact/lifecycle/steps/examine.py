@@ -28,9 +28,9 @@ from headimpact.report import examined, figures
 def run(config: Config, job: Job) -> Summary:
     """Vary the definition on images of the impact part; resample and split what score found on all of them."""
     processes = launched(config.compute.device)
-    everything = read_part("impact")
     if not processes.is_first:
         engine = load_engine(config, job)
+        everything = read_part("impact", engine)
         with kept_portions("examine", config, job, engine) as kept:
             _examine(config, job, engine, everything, kept)
         return share_done("examine", processes)
@@ -41,6 +41,7 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_parameters({"model": job.model, "dataset": config.dataset} | values)
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "impact")
         engine = load_engine(config, job)
+        everything = read_part("impact", engine)
         with kept_portions("examine", config, job, engine) as kept:
             found = _examine(config, job, engine, everything, kept)
             table = variations.table(found.scores, found.image_ids)

@@ -11,7 +11,7 @@ from headimpact.adapters import cell, lora
 from headimpact.adapters.training import Measurement, TrainSettings
 from headimpact.engine.forward import Engine
 from headimpact.engine.watch import unwatched
-from headimpact.files import atomic_folder, digest_file, read_json_object
+from headimpact.files import atomic_folder, read_json_object
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
@@ -90,7 +90,7 @@ def _train(
     }
     train = TrainSettings(**config.train.model_dump())
     fingerprint = cell.training_fingerprint(vlm, chosen, settings, train, header)
-    data = cell.TrainingData(read_part("train"), read_part("val"))
+    data = cell.TrainingData(read_part("train", engine), read_part("val", engine))
     state = layout.training_state(job.model, job.setup)
     peft_model, rows = cell.train_adapter(
         engine,
@@ -116,10 +116,10 @@ def _write(job: Job, peft_model: PeftModel, rows: list[Measurement], header: dic
 
 def _track(job: Job, header: dict[str, Any]) -> None:
     folder, history = layout.finetune(job.model, job.setup), pd.read_csv(layout.history(job.model, job.setup))
-    weights = layout.adapter_weights(job.model, job.setup)
+    digest = tracking.adapter_digest(layout.adapter(job.model, job.setup))
     tracking.log_history(history)
     tracking.log_figure(figures.history(history, f"{job.model} {job.setup}"), "history.png")
     tracking.log_files(folder)
-    tracking.set_tags({"layers": ",".join(map(str, header["layers"])), "adapter_digest": digest_file(weights)})
+    tracking.set_tags({"layers": ",".join(map(str, header["layers"])), "adapter_digest": digest})
     tracking.link_score(job.model, header["table_digest"])
     tracking.log_files(layout.impact(job.model))

@@ -27,6 +27,9 @@ from headimpact.lifecycle.unrecorded import when_recorded
 from headimpact.processes import launched
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
+from headimpact.vlm.suited import Unsuited, suited
+
+_TOLD = 10  # left out images and objects that a step names
 
 
 def load_engine(config: Config, job: Job) -> Engine:
@@ -87,10 +90,21 @@ def engine_settings(config: Config) -> EngineSettings:
     )
 
 
-def read_part(part: str) -> PackedSamples:
-    """The samples of one part that have an object."""
+def read_part(part: str, engine: Engine | None = None) -> PackedSamples:
+    """The samples of one part that have an object; those that the engine's base can take, and what it cannot is
+    told."""
     samples = coco.read_part(layout.DATASET, part)
-    return samples.choose(np.flatnonzero(samples.object_counts))
+    samples = samples.choose(np.flatnonzero(samples.object_counts))
+    if engine is None:
+        return samples
+    unsuited: list[Unsuited] = []
+    samples = suited(samples, engine.vlm, unsuited.append)
+    if engine.processes.is_first:
+        for what in unsuited[:_TOLD]:
+            engine.tell(f"Left out of {part}: {what.record}: {what.reason}.")
+        if len(unsuited) > _TOLD:
+            engine.tell(f"... and {len(unsuited) - _TOLD} more, which headimpact check-data --model lists.")
+    return samples
 
 
 def draw_images(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:

@@ -22,9 +22,9 @@ TARGETS = ("q_proj", "k_proj", "v_proj")
 def run(config: Config, job: Job) -> Summary:
     """Every measure that is no column of the HI table, on images of the impact part."""
     processes = launched(config.compute.device)
-    samples = draw_images(read_part("impact"), config.measure.images, config.seed)
     if not processes.is_first:
         engine = load_engine(config, job)
+        samples = draw_images(read_part("impact", engine), config.measure.images, config.seed)
         with kept_portions("measure", config, job, engine) as kept:
             _measure(job, engine, samples, kept)
         return share_done("measure", processes)
@@ -33,6 +33,7 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_parameters({"model": job.model, "dataset": config.dataset, "measure": config.measure.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "impact")
         engine = load_engine(config, job)
+        samples = draw_images(read_part("impact", engine), config.measure.images, config.seed)
         with kept_portions("measure", config, job, engine) as kept:
             measures = _measure(job, engine, samples, kept)
             table = measures.table()

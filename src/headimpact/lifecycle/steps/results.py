@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from headimpact.evaluation.questions import NOT_MEASURED, QUESTIONS, Asked
 from headimpact.files import atomic_file
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import Processes
@@ -44,15 +45,23 @@ def flat(results: Mapping[str, Any]) -> dict[str, float]:
 def rows(
     labels: Mapping[str, str], results: Mapping[str, Any], differences: Mapping[str, Difference]
 ) -> list[tuple[str, str]]:
-    """Rows of a summary: every figure that has a label, and its difference against the original if that is known."""
-    shown = []
+    """Rows of a summary: every figure that has a label, and its difference against the original if that is known; and
+    what questions there were, where not every object had one of four options."""
+    shown = [("questions", results[QUESTIONS]["told"])] if QUESTIONS in results else []
     for name, label in labels.items():
-        figure = results["metrics"][name]
+        if (figure := results["metrics"].get(name)) is None:
+            shown.append((label, NOT_MEASURED))
+            continue
         text = f"{figure['value']:.3f} ± {figure['se']:.3f} (n {figure['n']})"
         if difference := differences.get(name):
             text += f"; against the original {difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
         shown.append((label, text))
     return shown
+
+
+def questions(asked: Asked) -> dict[str, Any]:
+    """What results.json says of the questions: nothing where every object has one of four options."""
+    return {} if asked.usual else {QUESTIONS: asked.to_dict()}
 
 
 def missing(setup: str, differences: Mapping[str, Difference]) -> Sequence[tuple[str, str]]:

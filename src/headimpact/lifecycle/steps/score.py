@@ -28,15 +28,16 @@ from headimpact.report import figures
 def run(config: Config, job: Job) -> Summary:
     """Compute the HI table of a model on the impact part."""
     processes = launched(config.compute.device)
-    samples = read_part("impact")
     if not processes.is_first:
         engine = load_engine(config, job)
+        samples = read_part("impact", engine)
         with kept_portions("score", config, job, engine) as kept:
             _score(config, job, engine, samples, kept)
         return share_done("score", processes)
     digest = dataset_digest()
     with tracking.run("score", job.model) as run_id:
         engine = load_engine(config, job)
+        samples = read_part("impact", engine)
         vlm = engine.vlm
         tracking.log_parameters(
             {

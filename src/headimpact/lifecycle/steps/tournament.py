@@ -112,7 +112,7 @@ def _track(cells: pd.DataFrame, found: Standings) -> None:
         tags = {"step": "tournament run", "model": row["model"], "setup": setup, "layers": row["layers"]}
         with tracking.child(name, tags | digest):
             tracking.log_parameters({column: row[column] for column in ("rule", "k", "seed", "draw", "rank")})
-            measured = {f"test/{metric}": row[metric] for metric in COMPARED}
+            measured = {f"test/{metric}": row[metric] for metric in COMPARED if pd.notna(row[metric])}
             tracking.log_metrics(measured | {"parameters/trainable": row["trainable"]})
     for name, table in (("cells", cells), ("changes", found.changes), ("comparisons", found.comparisons)):
         tracking.log_table(name, table)
@@ -214,7 +214,9 @@ def _ground(
 ) -> _Ground:
     """Loaded once a process, and once a model; ``context`` changes where weights or dataset do."""
     engine = engine_of(settings, loading.load(source, revision, device, dtype))
-    return _Ground(engine, cell.TrainingData(read_part("train"), read_part("val")), read_part("test"))
+    return _Ground(
+        engine, cell.TrainingData(read_part("train", engine), read_part("val", engine)), read_part("test", engine)
+    )
 
 
 def _make_elsewhere(task: Task) -> tuple[int, pd.DataFrame]:

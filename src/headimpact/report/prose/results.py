@@ -13,6 +13,10 @@ ABOUT = {
         "interval. The largest absolute difference of a model stands out."
     ),
 }
+QUESTIONS = (
+    "The test part has few different phrases, so that questions have fewer options than four, or there are none. "
+    "Accuracy and AnsProb hold for these questions alone, and are not measured where fewer than two images have one:"
+)
 ABSENT = {
     "table2": "No model was scored. Run headimpact score --model {model}.",
     "table3": "No layers were selected. Run headimpact select --model {model} --setup top-4.",

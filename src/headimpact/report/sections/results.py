@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from headimpact.evaluation.metrics import COMPARED, Metric
+from headimpact.evaluation.questions import QUESTIONS
 from headimpact.report import paper
 from headimpact.report.cells import MISSING, Row, estimate_cell, rows_of, table_of
 from headimpact.report.outputs import Outputs
@@ -57,6 +58,7 @@ def beside_paper(outputs: Outputs, name: str, table: pd.DataFrame, printed: pape
         if any(same.values()):
             ours = _interleaved(ours, {model: _printed(name, twin, printed) for model, twin in same.items() if twin})
         blocks.append(table_of(ours))
+        blocks += _questions(outputs) if name == "table4" else []
     apart = list(dict.fromkeys(filter(None, family.values())))
     if apart:
         blocks.append(Heading(prose.PAPER.format(table=name.replace("table", "table "))))
@@ -69,6 +71,14 @@ def beside_paper(outputs: Outputs, name: str, table: pd.DataFrame, printed: pape
     if (apart or any(same.values())) and name in prose.ABOUT_PAPER:
         blocks.append(Text(prose.ABOUT_PAPER[name]))
     return [*blocks, Text(_datasets(outputs))] if name == "table1" else blocks
+
+
+def _questions(outputs: Outputs) -> list[Block]:
+    """What questions there were, of every model where not every object had one of four options."""
+    told = {
+        model: results[QUESTIONS]["told"] for (model, _), results in outputs.results.items() if QUESTIONS in results
+    }
+    return [Text(prose.QUESTIONS), Items([f"{model}: {words}." for model, words in told.items()])] if told else []
 
 
 def _is_empty(table: pd.DataFrame) -> bool:
