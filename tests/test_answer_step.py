@@ -24,7 +24,7 @@ def config(tracked: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -
     """No base is loaded, and there is no dataset."""
     monkeypatch.setattr(answer, "load_engine", lambda config, job: SimpleNamespace(vlm=object(), processes=Processes()))
     monkeypatch.setattr(answer, "load_adapter", lambda engine, job: None)
-    monkeypatch.setattr(answer, "read_part", lambda part, engine: [])
+    monkeypatch.setattr(answer, "read_part", lambda part, engine=None: [])
     monkeypatch.setattr(answer, "draw_questions", lambda samples, seed: {})
     monkeypatch.setattr(answer, "dataset_digest", lambda: "d" * 64)
     monkeypatch.setattr(answer, "output_facts", lambda step, config, job: {"setup": job.setup})

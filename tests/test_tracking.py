@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from headimpact.errors import InputError
-from headimpact.lifecycle import serving, tracking
+from headimpact.lifecycle import serving, tracking, versions
 from headimpact.statistics import Difference
 
 LIMITS = serving.Limits(24.0, 16.0, 1000, 128, 1.0)
@@ -518,7 +518,7 @@ def test_a_hub_base_is_not_copied(project: Path) -> None:
 
 
 def test_a_large_folder_is_not_copied(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_SMALL_BASE", len("base") - 1)
+    monkeypatch.setattr(versions, "_SMALL_BASE", len("base") - 1)
     with tracking.run("finetune"):
         register(project, "large")
     assert [path.name for path in (contents("large") / "artifacts").iterdir()] == ["adapter"]

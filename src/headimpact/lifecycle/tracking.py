@@ -348,8 +348,7 @@ def register(
                 client.set_model_version_tag(name, version, tag, value)
         else:
             versions.forget_unregistered(name, tags["adapter_digest"], header["setup"])
-            marks = {tag: tags[tag] for tag in ("adapter_digest", "setup")}
-            logged = _log_model(adapter, marks, header, limits, requirements, package)
+            logged = _log_model(adapter, tags, header, limits, requirements, package)
             version = versions.create(name, logged, _run_id(), tags, description)
         versions.link(name, version)
         client.set_registered_model_alias(name, alias(header["setup"]), version)
@@ -379,7 +378,7 @@ def _log_model(
             pip_requirements=str(requirements),
             signature=serving.signature(limits),
             model_config=vars(limits),
-            tags=dict(tags),
+            tags={tag: tags[tag] for tag in ("adapter_digest", "setup")},
         )
     return str(logged.model_id)
 
