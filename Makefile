@@ -13,6 +13,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 ifneq ($(wildcard mlflow.db)$(MLFLOW_TRACKING_URI),)
 export MLFLOW_EXPERIMENT_NAME := head-impact
 endif
+# Relative: below a folder with a space in its name, `mlflow run` would make another path of its own choice.
+export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
 .PHONY: finetune check test types tests write clean
 

@@ -7,10 +7,12 @@ import mlflow
 import pytest
 from report_outputs import MODEL, generated, orders
 
+from headimpact.errors import InputError
 from headimpact.files import read_json
 from headimpact.lifecycle import layout, params
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.steps import answer
+from headimpact.lifecycle.unrecorded import until_recorded
 from headimpact.processes import Processes
 
 IDS = [(image, 10 * image + i) for image in (1, 2, 3) for i in (0, 1)]
@@ -22,9 +24,10 @@ def config(tracked: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -
     """No base is loaded, and there is no dataset."""
     monkeypatch.setattr(answer, "load_engine", lambda config, job: SimpleNamespace(vlm=object(), processes=Processes()))
     monkeypatch.setattr(answer, "load_adapter", lambda engine, job: None)
-    monkeypatch.setattr(answer, "read_part", lambda part, engine: [])
+    monkeypatch.setattr(answer, "read_part", lambda part, engine=None: [])
     monkeypatch.setattr(answer, "draw_questions", lambda samples, seed: {})
     monkeypatch.setattr(answer, "dataset_digest", lambda: "d" * 64)
+    monkeypatch.setattr(answer, "output_facts", lambda step, config, job: {"setup": job.setup})
     return params.load(project_root / layout.PARAMS)
 
 
@@ -62,3 +65,21 @@ def test_without_an_original_of_the_same_objects_there_is_no_comparison(
     logged = mlflow.MlflowClient().get_run(str(summary.run))
     assert "test/accuracy_24_orders_difference" not in logged.data.metrics
     assert "test/accuracy_24_orders" in logged.data.metrics
+
+
+def test_what_was_answered_is_not_asked_again_where_it_could_not_be_tracked(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise mlflow.exceptions.MlflowException("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answer.tracking, "log_results", fails)
+        with pytest.raises(InputError, match="answer is not recorded: MLflow: the server is down"), until_recorded():
+            ask(config, monkeypatch, "original", IDS)
+    monkeypatch.setattr(answer, "_answer", fails)
+    with until_recorded():
+        summary = answer.run(config, Job(MODEL, "original"))
+    logged = mlflow.MlflowClient().get_run(str(summary.run))
+    assert "test/accuracy_24_orders" in logged.data.metrics
+    assert not layout.unrecorded(MODEL, "answer", "original").exists()

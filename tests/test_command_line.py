@@ -18,7 +18,7 @@ import headimpact.lifecycle
 import headimpact.lifecycle.command_line as command_line
 from headimpact.errors import InputError
 from headimpact.files import read_json
-from headimpact.lifecycle import code, layout, pipeline, written
+from headimpact.lifecycle import code, graph, layout, pipeline, written
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.documentation import documentation
 from headimpact.lifecycle.jobs import enter
@@ -182,6 +182,32 @@ def test_errors_and_interruptions(
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
     monkeypatch.setattr(pipeline, "run", _failing(ZeroDivisionError()))
     assert isinstance(run("score").exception, ZeroDivisionError)  # a fault of ours is not hidden
+
+
+def test_a_stage_tells_who_runs_it_why_it_fails(
+    root: Path, calls: list[dict[str, Any]], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "score@tiny")
+    monkeypatch.setenv("HEADIMPACT_SAID", str(tmp_path / "error.txt"))
+    monkeypatch.setattr(pipeline, "run", _failing(InputError("No such image.")))
+    run("score")
+    assert graph._why(Exception("failed to run: x, exited with 1")) == "No such image."
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("failed to run: x, exited with -9", "it was ended from outside (SIGKILL, perhaps for want of memory)."),
+        ("failed to run: x, exited with 143", "it was ended from outside (SIGTERM)."),
+        ("failed to run: x, exited with 1", "failed to run: x, exited with 1; if it had more to say, that is printed"),
+        ("output 'x' does not exist", "output 'x' does not exist; if it had more to say, that is printed above."),
+    ],
+)
+def test_a_stage_that_says_nothing_is_told_by_how_it_ended(
+    said: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADIMPACT_SAID", raising=False)
+    assert graph._why(Exception(said)).startswith(why)
 
 
 @pytest.mark.parametrize("step", STEPS)

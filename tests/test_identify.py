@@ -125,6 +125,6 @@ def test_a_base_is_loaded_as_it_was_identified(
 def test_a_model_that_was_not_identified_cannot_be_loaded(project: Path, project_root: Path) -> None:
     with pytest.raises(InputError, match=r"models/identities/tiny-smolvlm\.json"):
         load_engine(config(project_root), JOB)
-    write_json(layout.identity(MODEL), {"source": "nowhere", "revision": None, "digest": "0"})
+    write_json(layout.identity(MODEL), dict.fromkeys(("revision", "digest", "settings_digest")) | {"source": "nowhere"})
     with pytest.raises(InputError, match="nowhere"):
         load_engine(config(project_root), JOB)

@@ -24,7 +24,8 @@ PICTURE = Image.new("RGB", (128, 96), (90, 120, 30))
 
 
 def header(base: Vlm) -> dict:
-    return {"base": "tiny", "source": base.source, "base_digest": base.digest, "layers": LAYERS}
+    facts = {"base_digest": base.digest, "base_settings": dict(base.settings)}
+    return {"base": "tiny", "source": base.source, "layers": LAYERS, **facts}
 
 
 def stir(peft_model: PeftModel) -> None:
@@ -124,6 +125,22 @@ def test_another_base_of_the_same_shapes_is_refused_with_both_digests(folders):
     assert not lora.adapted_modules(other.model)
 
 
+def test_another_config_of_the_same_weights_is_refused_with_its_name(folders):
+    root, *_ = folders
+    config = root / "base" / "config.json"
+    before = config.read_text()
+    content = json.loads(before)
+    try:
+        config.write_text(json.dumps(content | {"transformers_version": "0"}))  # says who wrote it, and no more
+        lora.load(loading.load(str(root / "base"), device="cpu", dtype="float32"), root / "adapter")
+        content["text_config"]["rms_norm_eps"] = 10.0
+        config.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"with another config\.json than .*base has now"):
+            lora.load(loading.load(str(root / "base"), device="cpu", dtype="float32"), root / "adapter")
+    finally:
+        config.write_text(before)
+
+
 @pytest.fixture(scope="module")
 def base() -> Vlm:
     return tiny("idefics3")
@@ -183,7 +200,7 @@ def test_a_damaged_adapter_is_refused(changeable, tmp_path, damaged):
     lora.save(lora.attach(changeable, LAYERS, SETTINGS, seed=5), tmp_path / "adapter", header(changeable))
     path = tmp_path / "adapter" / damaged
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"adapter in .* is damaged|header.json is not valid JSON"):
+    with pytest.raises(InputError, match=r"adapter in .* is damaged|(header|config)\.json is not valid JSON"):
         lora.load(fresh("idefics3"), tmp_path / "adapter")
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from headimpact.errors import InputError
-from headimpact.lifecycle import serving, tracking
+from headimpact.lifecycle import serving, tracking, versions
 from headimpact.statistics import Difference
 
 LIMITS = serving.Limits(24.0, 16.0, 1000, 128, 1.0)
@@ -94,20 +93,19 @@ def test_processes_that_start_together_make_a_database_one_after_the_other(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several that create one at once fail."""
-    uri = tracking.initialise()
-    name = f"headimpact-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    lock = project / "mlflow.db.lock"  # and not in a folder that other people's commands write to
     locked: list[str] = []
 
     def make(store: str) -> None:
         with pytest.raises(Timeout):  # as another process would
-            FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0)
+            FileLock(lock, is_singleton=False).acquire(timeout=0)
         locked.append(store)
 
     monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda experiment: None)
     monkeypatch.setattr(tracking, "_make_experiment", make)
     tracking.initialise()
-    assert locked == [uri]
-    FileLock(Path(tempfile.gettempdir()) / name).acquire(timeout=0).lock.release()
+    assert locked == [mlflow.get_tracking_uri()]
+    FileLock(lock).acquire(timeout=0).lock.release()
 
 
 def test_the_projects_experiment_is_the_one_that_mlflow_run_takes() -> None:
@@ -482,6 +480,54 @@ def test_the_same_adapter_of_another_setup_has_a_version_of_its_own(project: Pat
     assert registered("alike", "top-2").tags["setup"] == "top-2"
 
 
+def test_a_version_is_whole_or_not_there_and_the_next_command_completes_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    def attempt() -> None:
+        with tracking.run("evaluate"):
+            register(project, "halves")
+
+    def versions() -> list[ModelVersion]:
+        return list(MlflowClient().search_model_versions("name = 'head-impact-halves'"))
+
+    def killed_in(name: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                attempt()
+
+    killed_in("create_model_version")
+    assert versions() == []
+    killed_in("set_registered_model_alias")
+    (version,) = versions()
+    assert (version.description, version.tags["setup"]) == ("LoRA on layers 6, 8", "layers:6,8")
+    attempt()
+    assert (int(registered("halves").version), len(versions())) == (1, 1)
+    logged = MlflowClient().search_logged_models([experiment()], f"source_run_id = '{version.run_id}'")
+    everything = MlflowClient().search_logged_models([experiment()], "tags.setup = 'layers:6,8'")
+    assert [f"models:/{model.model_id}" for model in logged] == [version.source]
+    assert json.loads(logged[0].tags["mlflow.modelVersions"]) == [{"name": "head-impact-halves", "version": 1}]
+    of_adapter = [m for m in everything if m.tags["adapter_digest"] == version.tags["adapter_digest"]]
+    unregistered = [m for m in of_adapter if "mlflow.modelVersions" not in m.tags]
+    assert unregistered == []  # what was logged before the first kill is gone
+
+
+def test_what_cannot_be_registered_is_told_with_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*arguments: object, **options: object) -> None:
+        raise MlflowException("the registry is down")
+
+    monkeypatch.setattr(MlflowClient, "create_registered_model", down)
+    message = (
+        r"^Trained and evaluated, but not registered: MLflow: the registry is down\. "
+        r"To register: headimpact register --model refused$"
+    )
+    with pytest.raises(InputError, match=message), tracking.run("evaluate"):
+        register(project, "refused")
+
+
 def test_a_version_holds_all_it_needs(project: Path) -> None:
     with tracking.run("finetune"):
         register(project, "whole")
@@ -502,7 +548,7 @@ def test_a_hub_base_is_not_copied(project: Path) -> None:
 
 
 def test_a_large_folder_is_not_copied(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_SMALL_BASE", len("base") - 1)
+    monkeypatch.setattr(versions, "_SMALL_BASE", len("base") - 1)
     with tracking.run("finetune"):
         register(project, "large")
     assert [path.name for path in (contents("large") / "artifacts").iterdir()] == ["adapter"]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import is_offline_mode
@@ -19,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from headimpact.errors import InputError
-from headimpact.files import digest_file, read_json
+from headimpact.files import as_json, digest_file, read_json
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -168,6 +169,29 @@ def revision_line(revision: str | None, commit: str | None) -> str | None:
         commit: what it resolved to (``Vlm.revision``).
     """
     return None if commit is None or commit == revision else f"revision: {commit}"
+
+
+# Fields of a JSON file that decide no number: who wrote it, where it lay, the precision it was saved in, speed.
+_LABELS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+def settings_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each of a checkpoint's small files by name; of JSON, of what it says and without what decides no
+    number."""
+    present = sorted(name for name in SETTINGS if name != INDEX and (folder / name).is_file())
+    return {name: _digest_settings(folder / name) for name in present}
+
+
+def _digest_settings(path: Path) -> str:
+    if path.suffix != ".json" or path.name == "tokenizer.json":  # megabytes, written by one program alone
+        return digest_file(path)
+    return hashlib.sha256(as_json(_without_labels(read_json(path))).encode()).hexdigest()
+
+
+def _without_labels(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_labels(inner) for key, inner in value.items() if key not in _LABELS}
+    return [_without_labels(inner) for inner in value] if isinstance(value, list) else value
 
 
 def settings_digest(folder: Path) -> str:

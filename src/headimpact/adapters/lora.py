@@ -13,15 +13,14 @@ import torch
 from jaxtyping import Bool
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from headimpact.adapters import held
 from headimpact.errors import InputError
-from headimpact.files import read_json, write_json
 from headimpact.vlm.base import Vlm
 
-HEADER = "header.json"
+HEADER = held.HEADER
 _HELD = "rows_held_at_zero"  # on a lora_B of which only some rows may move: a mask of the others
 
 
@@ -269,33 +268,48 @@ def check_liveness(peft_model: PeftModel, expected: Sequence[str], changed_logit
 
 
 def save(peft_model: PeftModel, folder: Path, header: Mapping[str, Any]) -> None:
-    """Write the adapter in plain PEFT format, and its header beside it."""
+    """Write the adapter in plain PEFT format, and its header beside it, which the adapter is held to from then on."""
     peft_model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     # safetensors writes files that their owner alone can read, whatever the umask.
     shutil.copymode(folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME)
-    write_json(folder / HEADER, dict(header))
+    held.record(folder, header)
 
 
 def load(vlm: Vlm, folder: Path) -> PeftModel:
     """Load an adapter onto the base it was trained on.
 
     Raises:
-        InputError: the folder is no adapter or a damaged one, or it was trained on other weights (PEFT itself
-            loads silently on same-shaped foreign weights).
+        InputError: the folder is no adapter, or not the one of its header (:func:`headimpact.adapters.held.check`); it
+            was trained on another base (PEFT itself loads silently on same-shaped foreign weights); or it does not go
+            onto this one.
     """
-    missing = [n for n in (HEADER, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / n).is_file()]
-    if missing:
-        raise InputError(f"{folder} is no adapter: it lacks {', '.join(missing)}. Run finetune to make one.")
-    header = read_json(folder / HEADER)
+    header = held.check(folder)
+    _check_base(vlm, folder, header)
+    try:
+        with _without_old_names():
+            peft_model = PeftModel.from_pretrained(vlm.model, str(folder))
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise InputError(f"The adapter in {folder} is damaged ({error}). Run finetune to make it again.") from None
+    check_modules(peft_model, header[held.LORA]["target_modules"])
+    return peft_model
+
+
+def _check_base(vlm: Vlm, folder: Path, header: Mapping[str, Any]) -> None:
     if header.get("base_digest") != vlm.digest:
         trained_on = f"{header.get('source')} (weights {str(header.get('base_digest'))[:12]})"
         raise InputError(
             f"The adapter in {folder} was trained on {trained_on}, not on {vlm.source} (weights {vlm.digest[:12]}). "
             f"Load it on the base that it was trained on."
         )
-    try:
-        with _without_old_names():
-            return PeftModel.from_pretrained(vlm.model, str(folder))
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"The adapter in {folder} is damaged ({error}). Run finetune to make it again.") from None
+    if "base_settings" not in header and vlm.settings:
+        raise InputError(
+            f"The adapter in {folder} was made before adapters were held to the settings of their base: its header "
+            f"lacks base_settings. Run finetune to make it again."
+        )
+    before: Mapping[str, str] = header.get("base_settings", {})
+    if differing := sorted(name for name in {*before, *vlm.settings} if before.get(name) != vlm.settings.get(name)):
+        raise InputError(
+            f"The adapter in {folder} was trained on {header.get('source')} with another {', '.join(differing)} than "
+            f"{vlm.source} has now. Put it back, or train again."
+        )

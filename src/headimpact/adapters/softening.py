@@ -15,7 +15,7 @@ import pandas as pd
 from peft.helpers import rescale_adapter_scale
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from headimpact.adapters import lora
+from headimpact.adapters import held
 from headimpact.data.samples import Sample
 from headimpact.engine.forward import Engine
 from headimpact.engine.watch import Watch
@@ -147,7 +147,7 @@ def save(adapter: Path, folder: Path, scale: float, header: dict[str, Any]) -> N
     folder.mkdir(parents=True)
     shutil.copyfile(adapter / SAFETENSORS_WEIGHTS_NAME, folder / SAFETENSORS_WEIGHTS_NAME)
     write_json(folder / CONFIG_NAME, config)
-    write_json(folder / lora.HEADER, header)
+    held.record(folder, header)
 
 
 def _scaled(alpha: int | float, scale: float) -> float:

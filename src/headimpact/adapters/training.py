@@ -150,6 +150,7 @@ class Training:
         self.best: dict[str, Tensor] = {}
         self.history: list[Measurement] = []
         self.step = 0
+        self._saved_step: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -271,6 +272,7 @@ class Training:
             "history": [[r.step, r.epoch, r.metric, r.value] for r in self.history],
         }
         checkpoints.save(self.checkpoint, tensors, [self.optimizer], state)
+        self._saved_step = self.step
 
     def _resume(self) -> bool:
         processes = self.engine.processes
@@ -284,7 +286,7 @@ class Training:
         self.best = {n.removeprefix(_BEST): t for n, t in tensors.items() if n.startswith(_BEST)}
         checkpoints.restore_optimizers([self.optimizer], moments)
         self.history = [Measurement(*row) for row in state["history"]]
-        self.step = state["step"]
+        self.step = self._saved_step = state["step"]
         return True
 
     def _read_state(self) -> tuple[dict[str, Tensor], checkpoints.Moments, dict[str, Any]] | None:
@@ -296,7 +298,7 @@ class Training:
 
     def run(self) -> Iterator[Measurement]:
         """Train to the end or to early stopping; yields every measurement, those of a resumed part first. Afterwards
-        the adapter holds the best validated weights.
+        the adapter holds the best validated weights, and the checkpoint the end, until it is removed.
 
         Raises:
             InputError: training diverged: no validation gave a finite perplexity.
@@ -322,6 +324,8 @@ class Training:
                 f"Training diverged: the validation perplexity was not finite in any of "
                 f"{len(self._validations())} validations. Lower train.lr (it is {self.settings.lr:g})."
             )
+        if self._saved_step != self.step:
+            self._save()
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])

@@ -380,6 +380,15 @@ def read_overrides(arguments: list[str]) -> dict[str, str]:
     return overrides
 
 
+def _tell(error: InputError) -> None:
+    if (message := processes.told_here(error)) is not None:
+        print(f"Error: {message}", file=sys.stderr, flush=True)
+    if "DVC_STAGE" in os.environ:
+        from headimpact.lifecycle import graph
+
+        graph.say(str(error))
+
+
 @contextmanager
 def _told_in_run(step: str, model: str | None, setup: str | None) -> Iterator[None]:
     """What is refused before the step opens its run has its name and the reason in the run that `mlflow run` opened."""
@@ -404,8 +413,7 @@ def _errors_told(debug: bool) -> Iterator[None]:
     except InputError as error:
         if debug:
             raise
-        if (message := processes.told_here(error)) is not None:
-            print(f"Error: {message}", file=sys.stderr, flush=True)
+        _tell(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -414,5 +422,5 @@ def _errors_told(debug: bool) -> Iterator[None]:
         message = fault_of_machine(error)
         if debug or message is None:
             raise
-        print(f"Error: {message}", file=sys.stderr, flush=True)
+        _tell(InputError(message))
         raise typer.Exit(1) from None

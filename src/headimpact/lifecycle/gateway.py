@@ -217,11 +217,16 @@ def _of_json(content: Any) -> tuple[list[dict[str, Any]], Any]:
     return _checked(given), params
 
 
-def _of_split(given: Any) -> Any:
+def _of_split(given: Any) -> list[dict[str, Any]]:
     columns, data = (given.get("columns"), given.get("data")) if isinstance(given, dict) else (None, None)
-    whole = isinstance(columns, list) and isinstance(data, list) and given.keys() <= {"columns", "data", "index"}
-    names = whole and all(isinstance(name, str) for name in columns) and len(set(columns)) == len(columns)
-    if not names or not all(isinstance(row, list) and len(row) == len(columns) for row in data):
+    if (
+        not isinstance(columns, list)
+        or not isinstance(data, list)
+        or not given.keys() <= {"columns", "data", "index"}
+        or not all(isinstance(name, str) for name in columns)
+        or len(set(columns)) < len(columns)
+        or not all(isinstance(row, list) and len(row) == len(columns) for row in data)
+    ):
         raise RefusedError(400, "dataframe_split has columns, and data with a value of every row for each.")
     return [dict(zip(columns, row, strict=True)) for row in data]
 

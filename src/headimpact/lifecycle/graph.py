@@ -6,23 +6,26 @@ takes longer than most questions to it: within :func:`opened` it is read once, a
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import tenacity
 
 from headimpact.errors import InputError
-from headimpact.files import atomic_file
+from headimpact.files import atomic_file, write_text
 from headimpact.lifecycle import layout
 
 INTERRUPTED = 130
 # DVC itself gives up after 3 s: less than a `dvc status` of other stages takes, at the end of a training.
 _PATIENCE = 600.0
+_SAID = "HEADIMPACT_SAID"  # names the file in which a stage says why it fails
 # What the stages, and what they were made from, are read from.
 _FILES = (
     layout.PARAMS,
@@ -124,7 +127,12 @@ def reproduce(targets: Sequence[str] | None = None, steps: Mapping[str, Callable
     logging.getLogger("dvc.stage").addFilter(_is_about_work)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # The stages say `python`: it is to be this one. They open runs of their own.
-    with environment(PATH=path, MLFLOW_RUN_ID=None), _done_here(steps or {}), _open() as graph:
+    with (
+        TemporaryDirectory(prefix="headimpact-") as folder,
+        environment(PATH=path, MLFLOW_RUN_ID=None, **{_SAID: str(Path(folder, "error.txt"))}),
+        _done_here(steps or {}),
+        _open() as graph,
+    ):
         return len(graph.repo.reproduce(targets=list(targets) if targets else None))
 
 
@@ -196,6 +204,29 @@ def locked(read: Sequence[Path], write: Sequence[Path]) -> Iterator[None]:
         hardlink = repo.config["core"].get("hardlink_lock", False)
         with rwlock(repo.tmp_dir, repo.fs, " ".join(sys.argv), paths[0], paths[1], hardlink):
             yield
+
+
+def say(message: str) -> None:
+    """Let whoever runs this process as a stage know why it fails; nothing where nobody does."""
+    if path := os.environ.get(_SAID):
+        with suppress(OSError):  # who runs it has gone
+            write_text(Path(path), message)
+
+
+def _why(cause: Exception) -> str:
+    """Why a stage failed that was a process: what it said itself, else how it ended, else what DVC says."""
+    said = Path(os.environ.get(_SAID, ""))
+    if said.is_file():
+        return said.read_text(encoding="utf-8")
+    text = str(cause)
+    ended = re.search(r"exited with (-?\d+)$", text)
+    # By the shell that DVC runs it in, a signal is told as 128 and its number.
+    number = abs(int(ended[1])) % 128 if ended and not 0 <= int(ended[1]) <= 128 else 0
+    if number in set(signal.Signals):
+        name = signal.Signals(number).name
+        memory = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        return f"it was ended from outside ({name}{memory})."
+    return f"{text}; if it had more to say, that is printed above."
 
 
 @contextmanager
@@ -289,6 +320,6 @@ def _errors_told() -> Iterator[None]:
             raise InputError(f"{error.__cause__}\n{error}. Nothing after it was run.") from error
         if not isinstance(error.__cause__, DvcException):
             raise error.__cause__ or error from None  # a fault of ours, of a step in this process
-        raise InputError(f"{error}: what went wrong is printed above. Nothing after it was run.") from error
+        raise InputError(f"{error}: {_why(error.__cause__)} Nothing after it was run.") from error
     except DvcException as error:
         raise InputError(f"DVC: {error}") from error

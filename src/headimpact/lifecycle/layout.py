@@ -263,6 +263,11 @@ def kept_portions(model: str, step: str) -> Path:
     return CHECKPOINTS / model / step
 
 
+def unrecorded(model: str, step: str, setup: str) -> Path:
+    """What evaluate or answer wrote and is not recorded yet (lifecycle.unrecorded); not an output."""
+    return CHECKPOINTS / model / f"{step}-{alias(setup)}"
+
+
 def pretraining_state(model: str) -> Path:
     """The state that a killed pretrain goes on from; not an output."""
     return CHECKPOINTS / model / "pretrain.safetensors"

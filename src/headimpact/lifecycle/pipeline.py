@@ -25,6 +25,7 @@ from headimpact.lifecycle.jobs import Work
 from headimpact.lifecycle.params import check_model, is_own, load
 from headimpact.lifecycle.registry import STEPS, locate
 from headimpact.lifecycle.summary import Summary, print_summary
+from headimpact.lifecycle.unrecorded import until_recorded
 from headimpact.selection.grammar import is_softened, softened, trained
 from headimpact.selection.setups import check_setup
 
@@ -50,15 +51,17 @@ def run(name: str, config: Config, job: Job, overridden: bool, function: Callabl
     if "DVC_STAGE" in os.environ:
         os.environ.pop("MLFLOW_RUN_ID", None)  # inherited from whoever called `dvc repro`: not this step's run
         code.check_current(STEPS[name], config, job.model)
-        return [function(name)(config, job)]
+        with until_recorded():  # by MLflow; DVC does so when this process has ended
+            return [function(name)(config, job)]
     after = jobs.following((name, job))
     if not processes.is_first():
-        for step, of_step in [(name, job), after] if after else [(name, job)]:
-            _do(config, of_step, function(step))
+        with until_recorded():
+            for step, of_step in [(name, job), after] if after else [(name, job)]:
+                _do(config, of_step, function(step))
         return []  # the first process does and tells the rest
     code.refresh(config)
     make_folders()
-    with graph.opened():
+    with graph.opened(), until_recorded():
         work = (name, job)
         jobs.enter([work], config)
         plain = load(layout.PARAMS) if overridden else config  # which what is upstream is made with
@@ -247,7 +250,8 @@ def build(work: Work, upstream: list[Work], config: Config, function: Callable[[
         return lambda: _run_stage(above, config, function)
 
     everything = [*upstream, *(far for above in upstream for far in jobs.all_upstream(above, config))]
-    graph.reproduce(stages, {jobs.stage_name(above, config): step(above) for above in everything})
+    with until_recorded():
+        graph.reproduce(stages, {jobs.stage_name(above, config): step(above) for above in everything})
 
 
 def _run_stage(work: Work, config: Config, function: Callable[[str], Function]) -> None:

@@ -4,30 +4,27 @@ The functions that log act on the run that :func:`run` opened.
 """
 
 import hashlib
-import logging
 import os
 import subprocess
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
-import psutil
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[reportAttributeAccessIssue]
 from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json
-from headimpact.lifecycle import experiment
-from headimpact.lifecycle.garbage import nothing_collected
+from headimpact.lifecycle import dead_runs, experiment, store, store_errors, versions
+from headimpact.lifecycle.graph import environment
 from headimpact.selection.grammar import alias, is_softened
 from headimpact.statistics import Difference
 
@@ -47,32 +44,25 @@ _ERROR = "error"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _MAX_DIGEST = 36
-# A base in a folder travels with the registered version up to this size (bytes); a larger one stays put.
-_SMALL_BASE = 64 * 2**20
 
 
 def initialise() -> str:
-    """Settle the tracking URI for this process and its children, and create database and experiment once.
-
-    The URI is MLflow's own choice, so that ``mlflow run``, ``mlflow ui`` and ``mlflow models serve`` in the
-    project root agree with it: ``MLFLOW_TRACKING_URI``, else mlflow.db in the working directory. The lock is
-    there because several processes that create a database at once fail (measured with mlflow 3.17.2). It is its user's
-    own: nobody can open the file of another one in the shared temporary folder.
+    """Settle the tracking URI, and see to the store and the experiment (:func:`headimpact.lifecycle.store.settle`).
 
     Returns:
         The URI.
+
+    Raises:
+        InputError: the store does not answer or cannot be used from here.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the first use of a database
-    uri = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    name = hashlib.sha256(f"{psutil.Process().username()} {uri}".encode()).hexdigest()[:16]
-    with nothing_collected(), FileLock(Path(tempfile.gettempdir()) / f"headimpact-{name}.lock"):
-        found = mlflow.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            _make_experiment(uri)
-        elif experiment.KIND not in found.tags:  # made by `mlflow run`, or by an earlier version
-            _describe(found.experiment_id)
+
+    def make() -> None:
+        _make_experiment(mlflow.get_tracking_uri())
+
+    uri = store.settle(EXPERIMENT, make)
+    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    if found is not None and experiment.KIND not in found.tags:  # made by `mlflow run`, or by an earlier version
+        _describe(found.experiment_id)
     return uri
 
 
@@ -113,39 +103,57 @@ def run(
     FAILED (with the error as a tag) or, after Ctrl-C, KILLED.
 
     Raises:
-        InputError: artifacts cannot be written to the run's experiment.
+        InputError: the store cannot be used, or artifacts cannot be written to the run's experiment.
+        StoreError: MLflow failed on the way; the run is FAILED, or left to the next command to end.
     """
     initialise()
     stage = os.environ.get(STAGE)
     if stage:
         os.environ.pop(RUN, None)
     tags = {"step": step, "model": model, "setup": setup, "dvc.stage": stage, COMMIT: _commit()}
+    tags |= {dead_runs.PROCESS: dead_runs.this_process()}
     continued = None if RUN in os.environ or adapter_digest is None else _training_run(model, setup, adapter_digest)
-    if continued:
-        opened = mlflow.start_run(run_id=continued.info.run_id)
-        if _ERROR in continued.data.tags:  # of an evaluation that failed
-            mlflow.delete_tag(_ERROR)
-            mlflow.set_tag(experiment.NOTE, experiment.without_failure(continued.data.tags.get(experiment.NOTE, "")))
-    else:
-        parent, place = (None, None) if RUN in os.environ else _place()
-        opened = mlflow.start_run(
-            run_name=experiment.run_name(step, model, setup),
-            tags={name: value for name, value in tags.items() if value},
-            parent_run_id=parent,
-            experiment_id=place,
-        )
+    with store_errors.told("Nothing was begun: "):
+        if continued:
+            opened = mlflow.start_run(run_id=continued.info.run_id)
+            mlflow.set_tag(dead_runs.PROCESS, tags[dead_runs.PROCESS])
+            if _ERROR in continued.data.tags:  # of an evaluation that failed
+                mlflow.delete_tag(_ERROR)
+                note = continued.data.tags.get(experiment.NOTE, "")
+                mlflow.set_tag(experiment.NOTE, experiment.without_failure(note))
+        else:
+            parent, place = (None, None) if RUN in os.environ else _place()
+            opened = mlflow.start_run(
+                run_name=experiment.run_name(step, model, setup),
+                tags={name: value for name, value in tags.items() if value},
+                parent_run_id=parent,
+                experiment_id=place,
+            )
     try:
         _tell_of_default(opened.info.experiment_id)
-        _check_artifacts(opened.info.artifact_uri)
+        store.check_artifacts(opened.info.artifact_uri, EXPERIMENT)
         yield opened.info.run_id
+        mlflow.end_run()
     except KeyboardInterrupt:
-        mlflow.end_run("KILLED")
+        _end("KILLED", None)
         raise
     except BaseException as error:
-        _say_why(opened.info.run_id, error)
-        mlflow.end_run("FAILED")
+        _end("FAILED", error)
+        if isinstance(error, MlflowException) or (store_errors.is_unanswered(error) and isinstance(error, OSError)):
+            kept = "What was computed is kept: the same command goes on with it."
+            raise store_errors.StoreError(f"{step} is not recorded: {store_errors.cause(error)} {kept}") from error
         raise
-    mlflow.end_run()
+
+
+def _end(status: str, error: BaseException | None) -> None:
+    """End the open run; a server that did not answer is not waited for once more."""
+    silent = error is not None and store_errors.is_unanswered(error)
+    with environment(**(store_errors.last_word() if silent else {})):
+        if error is not None and not silent:
+            with suppress(MlflowException, OSError):
+                _say_why(_run_id(), error)
+        with suppress(MlflowException, OSError):
+            mlflow.end_run(status)
 
 
 def _say_why(run_id: str, error: BaseException) -> None:
@@ -158,7 +166,7 @@ def _say_why(run_id: str, error: BaseException) -> None:
 @contextmanager
 def child(name: str, tags: Mapping[str, str]) -> Iterator[None]:
     """A run nested under the open one, which what is logged in the block goes to."""
-    with mlflow.start_run(run_name=name, nested=True, tags=dict(tags)):
+    with mlflow.start_run(run_name=name, nested=True, tags={**tags, dead_runs.PROCESS: dead_runs.this_process()}):
         yield
 
 
@@ -192,14 +200,6 @@ def _tell_of_default(number: str) -> None:
     """A run that `mlflow run` opened in MLflow's experiment Default stands apart from the others."""
     if number == _DEFAULT and mlflow.get_experiment(number).name == "Default":
         print(f"This run stands in MLflow's experiment Default; the others: mlflow run --experiment-name {EXPERIMENT}")
-
-
-def _check_artifacts(uri: str | None) -> None:
-    if (uri or "").startswith("mlflow-artifacts:") and not mlflow.get_tracking_uri().startswith("http"):
-        raise InputError(
-            "The run's experiment was created by an MLflow server, which alone can store its artifacts: set "
-            f"MLFLOW_TRACKING_URI to that server's address, or MLFLOW_EXPERIMENT_NAME={EXPERIMENT}."
-        )
 
 
 def _commit() -> str | None:
@@ -389,24 +389,21 @@ def register(
     header = read_json(adapter / "header.json")
     tags = _version_tags(header) | {"adapter_digest": adapter_digest(adapter)}
     name = registered_name(header["base"])
-    version = _registered(name, tags["adapter_digest"], header["setup"]) or _log_model(
-        adapter, name, header, limits, requirements, package
-    )
-    client = MlflowClient()
-    client.update_model_version(name, version, description=description)
-    for tag, value in tags.items():
-        client.set_model_version_tag(name, version, tag, value)
-    client.update_registered_model(name, description=experiment.registered_note(header["base"], header))
-    if with_alias:
-        client.set_registered_model_alias(name, alias(header["setup"]), version)
+    client, command = MlflowClient(), f"To register: headimpact register --model {header['base']}"
+    with store_errors.told("Trained and evaluated, but not registered: ", command):
+        if version := versions.find(name, tags["adapter_digest"], header["setup"]):
+            client.update_model_version(name, version, description=description)
+            for tag, value in tags.items():
+                client.set_model_version_tag(name, version, tag, value)
+        else:
+            versions.forget_unregistered(name, tags["adapter_digest"], header["setup"])
+            logged = _log_model(adapter, tags, header, limits, requirements, package)
+            version = versions.create(name, logged, _run_id(), tags, description)
+        versions.link(name, version)
+        client.update_registered_model(name, description=experiment.registered_note(header["base"], header))
+        if with_alias:
+            client.set_registered_model_alias(name, alias(header["setup"]), version)
     return int(version)
-
-
-def _registered(name: str, adapter_digest: str, setup: str) -> str | None:
-    """The version that holds this adapter of this setup, if there is one."""
-    query = f"name = '{name}' and tags.adapter_digest = '{adapter_digest}' and tags.setup = '{setup}'"
-    versions = MlflowClient().search_model_versions(query)
-    return str(versions[0].version) if versions else None
 
 
 def _artifact_uri(path: Path) -> str:
@@ -416,7 +413,7 @@ def _artifact_uri(path: Path) -> str:
 
 def _log_model(
     adapter: Path,
-    name: str,
+    tags: Mapping[str, str],
     header: Mapping[str, Any],
     limits: "serving.Limits",
     requirements: Path,
@@ -425,7 +422,7 @@ def _log_model(
     from headimpact.lifecycle import serving
 
     base = Path(header["source"])
-    artifacts = {"adapter": adapter, **({"base": base} if _is_small_folder(base) else {})}
+    artifacts = {"adapter": adapter, **({"base": base} if versions.is_small_folder(base) else {})}
     with warnings.catch_warnings():
         # An input example would make MLflow load the base here, a second time, to try it.
         warnings.filterwarnings("ignore", ".*input example was not provided")
@@ -437,12 +434,12 @@ def _log_model(
             pip_requirements=str(requirements),
             signature=serving.signature(limits),
             model_config=vars(limits),
-            registered_model_name=name,
+            tags={tag: tags[tag] for tag in ("adapter_digest", "setup")},
             params={"model": header["base"], "setup": header["setup"], "layers": _version_tags(header)["layers"]},
             step=_last_step(),  # whose figures MLflow gives to the model
         )
     _link_figures(str(logged.model_id))
-    return str(logged.registered_model_version)
+    return str(logged.model_id)
 
 
 def _last_step() -> int:
@@ -470,13 +467,9 @@ def _link_figures(model_id: str) -> None:
         client.log_batch(run.info.run_id, metrics=batch)
 
 
-def _is_small_folder(path: Path) -> bool:
-    sizes = (file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.is_dir() and sum(sizes) <= _SMALL_BASE
-
-
 def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in header.items()} | {"layers": ",".join(map(str, header["layers"]))}
+    plain = {name: str(value) for name, value in header.items() if not isinstance(value, Mapping)}
+    return plain | {"layers": ",".join(map(str, header["layers"]))}
 
 
 def _run_id() -> str:

@@ -79,6 +79,8 @@ class Vlm(DecoderLayers):
         self.source = source
         self.revision = revision
         self.digest = digest
+        self.settings: Mapping[str, str] = {}
+        self.settings_digest = ""
         self.chat = ChatFormat(
             tokenizer, template or self.own_template, self.image_placeholder, self.image_token, source, self.begins
         )

@@ -62,11 +62,14 @@ def load(source: str, revision: str | None = None, device: str = "auto", dtype: 
     weights = hub.fetch_weights(source, folder, vlm.revision)
     vlm.model = _with_weights(vlm, folder, choose_dtype(dtype, place)).to(place).eval()
     vlm.digest = hub.weights_digest(weights)
+    vlm.settings, vlm.settings_digest = hub.settings_digests(folder), hub.settings_digest(folder)
     return vlm
 
 
 def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what does not fit is said below, in a sentence
     try:
         model, report = vlm.model_class.from_pretrained(
             folder,
@@ -79,11 +82,18 @@ def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module
         )
     except SafetensorError as error:
         raise InputError(f"{vlm.source}: its weights are damaged ({error}). Fetch them again.") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     wrong = sorted(name for name, *_ in report["mismatched_keys"]) or sorted(report["missing_keys"])
     if wrong:
         raise InputError(
             f"{vlm.source}: its weights do not fit its config: {len(wrong)} tensors are missing or of another shape, "
             f"the first is {wrong[0]}. The config belongs to another checkpoint, or the weights are incomplete."
+        )
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise InputError(
+            f"{vlm.source}: its weights do not fit its config: {len(unexpected)} tensors have no place in the model, "
+            f"the first is {unexpected[0]}. The config belongs to another checkpoint."
         )
     return model
 

@@ -10,15 +10,16 @@ from headimpact.engine.forward import Engine
 from headimpact.evaluation import answers, beside_original, orders
 from headimpact.evaluation.beside_original import Answers
 from headimpact.evaluation.questions import Asked, Question, asked, draw_questions
-from headimpact.files import atomic_folder, write_json
+from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.steps.adapter import load_adapter
-from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, draw_images, load_engine, output_facts, read_part
 from headimpact.lifecycle.steps.results import figures, missing, rows, share_done
 from headimpact.lifecycle.steps.results import questions as told_questions
 from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.unrecorded import keep, restore
 from headimpact.processes import launched
 from headimpact.report import gallery
 from headimpact.statistics import Difference
@@ -30,26 +31,40 @@ _SHOWN = ("accuracy_24_orders", "accuracy_1_order", "order_dependent", "caption_
 def run(config: Config, job: Job) -> Summary:
     """Ask the original or an adapter about images of the test part, and show it beside the original."""
     processes = launched(config.compute.device)
+    folder, unrecorded = layout.answers(job.model, job.setup), layout.unrecorded(job.model, "answer", job.setup)
+    facts = output_facts("answer", config, job) if processes.is_first else {}
+    restored = processes.give(processes.is_first and restore(folder, unrecorded, facts))
     if not processes.is_first:
-        _answer(config, job)
+        if not restored:
+            _answer(config, job)
         return share_done("answer", processes)
     original = _read_original(job)
     with tracking.run("answer", job.model, job.setup) as run_id:
         values = {"model": job.model, "setup": job.setup, "dataset": config.dataset, "seed": config.seed}
         tracking.log_parameters(values | {"answer": config.answer.model_dump()})
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
-        answered, pictured, asked = _answer(config, job)
-        results = _results(job, answered, asked)
-        _write(job, answered, results)
+        if restored:
+            answered = _read(job.model, job.setup)
+        else:
+            answered, could_ask = _answer(config, job)
+            _write(job, answered, _results(job, answered, could_ask))
+            keep(folder, unrecorded, facts)
+        results = read_json(layout.answer_results(job.model, job.setup))
         if original and not beside_original.comparable(answered, original):
             original = None  # of another dataset: ``dvc repro`` may come to a setup first
         differences = beside_original.differences(answered, original) if original else {}
-        _track(job, pictured, answered, original, results, differences)
+        _track(job, _pictured(answered), answered, original, results, differences)
     return _summary(job, results, differences, run_id)
 
 
-def _answer(config: Config, job: Job) -> tuple[Answers, list[Sample], Asked]:
-    """The answers, the images of those in the model's own words, and what could be asked."""
+def _pictured(answered: Answers) -> list[Sample]:
+    """The images of the answers in the model's own words."""
+    ids = set(answered.generated["image_id"])
+    return [sample for sample in read_part("test") if sample.id in ids]
+
+
+def _answer(config: Config, job: Job) -> tuple[Answers, Asked]:
+    """The answers, and what could be asked."""
     engine = load_engine(config, job)
     load_adapter(engine, job)
     samples = read_part("test", engine)
@@ -57,15 +72,17 @@ def _answer(config: Config, job: Job) -> tuple[Answers, list[Sample], Asked]:
     images = draw_images(samples, config.answer.images, config.seed)
     pictured = draw_images(samples, min(config.answer.generated_images, config.answer.images), config.seed)
     answered = Answers(_ask(job, engine, images, questions), _generate(config, job, engine, pictured))
-    return answered, pictured, asked(images, questions)
+    return answered, asked(images, questions)
 
 
 def _read_original(job: Job) -> Answers | None:
     """What the original answered; None for itself, and where it was not asked yet."""
-    paths = layout.order_answers(job.model, ORIGINAL), layout.generated(job.model, ORIGINAL)
-    if job.setup == ORIGINAL or not all(path.exists() for path in paths):
-        return None
-    return Answers(*map(pd.read_parquet, paths))
+    there = [path(job.model, ORIGINAL).exists() for path in (layout.order_answers, layout.generated)]
+    return _read(job.model, ORIGINAL) if job.setup != ORIGINAL and all(there) else None
+
+
+def _read(model: str, setup: str) -> Answers:
+    return Answers(pd.read_parquet(layout.order_answers(model, setup)), pd.read_parquet(layout.generated(model, setup)))
 
 
 def _ask(job: Job, engine: Engine, samples: Sequence[Sample], questions: Mapping[int, Question]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,15 +11,16 @@ from headimpact.adapters import lora
 from headimpact.evaluation import metrics
 from headimpact.evaluation.objects import evaluate
 from headimpact.evaluation.questions import asked, draw_questions
-from headimpact.files import atomic_folder, write_json
+from headimpact.files import atomic_folder, read_json, write_json
 from headimpact.lifecycle import layout, registration, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.proposal import next_command
 from headimpact.lifecycle.steps.adapter import load_adapter
-from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
+from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, output_facts, read_part
 from headimpact.lifecycle.steps.results import figures, flat, missing, questions, rows, share_done
 from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.unrecorded import keep, restore
 from headimpact.processes import launched
 from headimpact.selection.grammar import is_softened
 from headimpact.statistics import Difference
@@ -27,25 +29,39 @@ from headimpact.statistics import Difference
 def run(config: Config, job: Job) -> Summary:
     """Write the results of every test object and what they amount to; a trained adapter is registered."""
     processes = launched(config.compute.device)
+    folder, unrecorded = layout.evaluation(job.model, job.setup), layout.unrecorded(job.model, "evaluate", job.setup)
+    facts = output_facts("evaluate", config, job) if processes.is_first else {}
+    restored = processes.give(processes.is_first and restore(folder, unrecorded, facts))
     if not processes.is_first:
-        _evaluate(config, job)
+        if not restored:
+            _evaluate(config, job)
         return share_done("evaluate", processes)
     weights = layout.adapter_weights(job.model, job.setup)
     digest = tracking.adapter_digest(weights.parent) if weights.exists() else None
     with tracking.run("evaluate", job.model, job.setup, adapter_digest=digest) as run_id:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
-        objects, results, kept = _evaluate(config, job)
-        with atomic_folder(layout.evaluation(job.model, job.setup)) as aside:
-            objects.to_parquet(aside / "objects.parquet", index=False)
-            write_json(aside / "results.json", results)
-            write_json(aside / "metrics.json", flat(results))
+        if restored:
+            kept = "all results: they were computed before, and are recorded now"
+        else:
+            kept = _write(folder, *_evaluate(config, job))
+            keep(folder, unrecorded, facts)
+        objects = pd.read_parquet(layout.evaluated_objects(job.model, job.setup))
+        results = read_json(layout.results(job.model, job.setup))
         differences = registration.differences(job.model, job.setup)
         tracking.log_results(results, differences)
         tracking.log_table("objects", objects)
-        tracking.log_files(layout.evaluation(job.model, job.setup))
+        tracking.log_files(folder)
         version = registration.register(config, job, differences) if digest else None
     told = _summary(job, results, differences, version, kept, run_id)
     return replace(told, next=next_command(config, job.model))
+
+
+def _write(folder: Path, objects: pd.DataFrame, results: dict[str, Any], kept: str) -> str:
+    with atomic_folder(folder) as aside:
+        objects.to_parquet(aside / "objects.parquet", index=False)
+        write_json(aside / "results.json", results)
+        write_json(aside / "metrics.json", flat(results))
+    return kept
 
 
 def _evaluate(config: Config, job: Job) -> tuple[pd.DataFrame, dict[str, Any], str]:

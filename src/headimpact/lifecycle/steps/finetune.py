@@ -21,6 +21,7 @@ from headimpact.lifecycle.registry import STEPS
 from headimpact.lifecycle.steps.inputs import dataset_digest, load_engine, read_part
 from headimpact.lifecycle.steps.results import share_done
 from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.unrecorded import when_recorded
 from headimpact.processes import launched
 from headimpact.report import figures
 from headimpact.selection.grammar import read_setup
@@ -50,6 +51,8 @@ def run(config: Config, job: Job) -> Summary:
         _write(job, peft_model, rows, header)
         _track(job, header)
         kept = engine.kept
+    state = layout.training_state(job.model, job.setup)
+    when_recorded(lambda: state.unlink(missing_ok=True))
     worse = experiment.worse_than_original([asdict(row) for row in rows])
     return Summary(
         f"finetune {job.setup} of {job.model}",
@@ -117,6 +120,7 @@ def _header(config: Config, job: Job, vlm: Vlm, selected: dict[str, Any], chosen
         "source": vlm.source,
         "revision": vlm.revision,
         "base_digest": vlm.digest,
+        "base_settings": dict(vlm.settings),
         "dataset": config.dataset,
         "dataset_digest": dataset_digest(),
         "table_digest": selected["table_digest"],
@@ -146,8 +150,6 @@ def _write(job: Job, peft_model: PeftModel, rows: list[Measurement], header: dic
     with atomic_folder(layout.finetune(job.model, job.setup)) as aside:
         lora.save(peft_model, aside / "adapter", header)
         pd.DataFrame([asdict(row) for row in rows], columns=_HISTORY).to_csv(aside / "history.csv", index=False)
-    # Only now is the training state of no more use.
-    layout.training_state(job.model, job.setup).unlink(missing_ok=True)
 
 
 def _track(job: Job, header: dict[str, Any]) -> None:

@@ -15,13 +15,15 @@ from headimpact import __version__
 from headimpact.data import coco, manifest
 from headimpact.data.packed import PackedSamples
 from headimpact.data.samples import Sample
+from headimpact.devices import choose_device, choose_dtype
 from headimpact.engine.forward import Engine, EngineSettings
 from headimpact.engine.portions import Kept
 from headimpact.errors import InputError
-from headimpact.files import read_json_object
+from headimpact.files import digest_folder, read_json, read_json_object
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS
+from headimpact.lifecycle.unrecorded import when_recorded
 from headimpact.processes import launched
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
@@ -41,12 +43,18 @@ def load_engine(config: Config, job: Job) -> Engine:
     processes = launched(config.compute.device)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    identity = read_json_object(layout.identity(job.model), "source", "revision", "digest")
+    identity = read_json_object(layout.identity(job.model), "source", "revision", "digest", "settings_digest")
     base = loading.load(identity["source"], identity["revision"], config.compute.device, config.compute.dtype)
     if base.digest != identity["digest"]:
         raise InputError(
             f"The weights of {base.source} have changed since {layout.identity(job.model)} was written. Put them back, "
             f"or go on with the new ones: headimpact identify --model {job.model}"
+        )
+    if base.settings_digest != identity["settings_digest"]:
+        raise InputError(
+            f"The settings of {base.source} (config, image processor, tokenizer or chat template) have changed since "
+            f"{layout.identity(job.model)} was written. Put them back, or go on with the new ones: headimpact identify "
+            f"--model {job.model}"
         )
     engine = engine_of(engine_settings(config), base)
     engine.processes = processes
@@ -113,15 +121,39 @@ def dataset_digest() -> str:
 @contextmanager
 def kept_portions(step: str, config: Config, job: Job, engine: Engine) -> Iterator[Kept]:
     """Where a step keeps the results of portions while it is at work; they go when the block, which writes what is made
-    of them, ends well in the first process."""
+    of them, has ended well in the first process, and that is recorded."""
     kept = Kept(layout.kept_portions(job.model, step), engine.processes.give(_facts(step, config, job, engine)))
     yield kept
     engine.processes.wait()
-    kept.remove()
+    when_recorded(kept.remove)
+
+
+def output_facts(step: str, config: Config, job: Job) -> dict[str, Any]:
+    """All that the output of a step that uses a trained adapter follows from, known before a base is loaded."""
+    device = choose_device(config.compute.device)
+    adapter = layout.adapter(job.model, job.setup)
+    return {
+        "base": read_json(layout.identity(job.model)),
+        "adapter": digest_folder(adapter) if adapter.is_dir() else None,
+        "batch_tokens": config.compute.batch_tokens,
+        "dtype": str(choose_dtype(config.compute.dtype, device)),
+        "device": device.type,
+        **_common_facts(step, config, job),
+    }
 
 
 def _facts(step: str, config: Config, job: Job, engine: Engine) -> dict[str, Any]:
     """All that the results of a portion follow from; from run to run the same."""
+    return {
+        "base": engine.vlm.digest,
+        "batch_tokens": engine.settings.batch_tokens,
+        "dtype": str(engine.vlm.model.dtype),
+        "device": engine.vlm.device.type,
+        **_common_facts(step, config, job),
+    }
+
+
+def _common_facts(step: str, config: Config, job: Job) -> dict[str, Any]:
     known = (
         read_json_object(layout.FINGERPRINTS, "steps", "families")
         if layout.FINGERPRINTS.is_file()
@@ -129,12 +161,8 @@ def _facts(step: str, config: Config, job: Job, engine: Engine) -> dict[str, Any
     )
     return {
         "code": [known["steps"].get(step), known["families"].get(job.model)],
-        "base": engine.vlm.digest,
         "dataset": dataset_digest(),
         "values": {name: _value(config, name) for name in STEPS[step].values},
-        "batch_tokens": engine.settings.batch_tokens,
-        "dtype": str(engine.vlm.model.dtype),
-        "device": engine.vlm.device.type,
         "versions": [torch.__version__, transformers.__version__, np.__version__],
     }
 

@@ -12,6 +12,7 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.unrecorded import when_recorded
 from headimpact.report import figures
 from headimpact.tiny import bases, pretraining
 
@@ -40,7 +41,7 @@ def run(config: Config, job: Job) -> Summary:
             write_json(aside / "recipe.json", asdict(recipe))
             curve.to_csv(aside / "learning_curve.csv", index=False)
             figures.save(figures.learning_curve(curve, job.model), aside / "learning_curve.png")
-        checkpoint.unlink(missing_ok=True)
+        when_recorded(lambda: checkpoint.unlink(missing_ok=True))
         minutes = (time.monotonic() - started) / 60
         tracking.log_metrics({"pretrain/minutes": minutes})
         tracking.log_files(folder)

@@ -22,7 +22,7 @@ from headimpact.engine.workers import work
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import COMPARED
 from headimpact.evaluation.objects import evaluate
-from headimpact.files import atomic_file, digest_file, write_json
+from headimpact.files import atomic_file, digest_file, read_json_object, write_json
 from headimpact.lifecycle import cluster, code, layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
