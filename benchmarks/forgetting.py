@@ -42,7 +42,7 @@ def scaled(model: str) -> Iterator[dict[str, Any]]:
     original = pd.read_parquet(layout.evaluated_objects(model, "original"))
     for row in pd.read_csv(layout.scales(model, SETUP)).to_dict("records"):
         yield {"amount": row.pop("scale"), "part": "val", **row}
-    for setup, scale in ((SETUP, 1.0), (softened(SETUP), chosen)):
+    for scale, setup in {1.0: SETUP, chosen: softened(SETUP)}.items():  # one where the chosen scale is 1
         objects = pd.read_parquet(layout.evaluated_objects(model, setup))
         yield {"amount": scale, "part": "test", **changes(objects, original)}
 

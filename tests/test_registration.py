@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from report_outputs import CHANGES, MODEL, objects, write_evaluation
 
+from headimpact.adapters.digest import adapter_digest
 from headimpact.evaluation import metrics
 from headimpact.files import read_json, write_json
 from headimpact.lifecycle import layout, params, registration, tracking
@@ -135,7 +136,7 @@ def test_all_that_is_trained_and_evaluated_is_registered(project: Path, config: 
     write_evaluation(HERE, "layers:1,2", table=objects(CHANGES["random-4"]))
     write_evaluation(HERE, "top-4")
     with tracking.run("finetune", MODEL, "top-4") as training:
-        tracking.set_tags({"adapter_digest": tracking.adapter_digest(layout.adapter(MODEL, "top-4"))})
+        tracking.set_tags({"adapter_digest": adapter_digest(layout.adapter(MODEL, "top-4"))})
     summary = registration.register_all(config, MODEL)
     assert summary.rows == [
         ("layers:1,2", f"{NAME} version 1, alias layers-1-2"),

@@ -125,6 +125,15 @@ def test_at_scale_0_the_base_is_the_original_and_what_is_frozen_is_computed_once
     assert np.abs(nll[1.0] - original).max() > 1e-2
 
 
+def test_without_questions_no_scale_is_chosen(root: Path, monkeypatch):
+    base = loading.load(str(root / "base"), device="cpu", dtype="float32")
+    lora.load(base, root / "adapter")
+    without = pd.DataFrame({"image_id": [1, 2], "object_id": [1, 2], "nll": 1.0, "correct": pd.array([None, True])})
+    monkeypatch.setattr(softening, "evaluate", lambda *arguments: without.copy())
+    with pytest.raises(InputError, match=r"^Forgetting cannot be measured: fewer than two validation images"):
+        softening.evaluate_scales(engine_of(base), [], 0, lambda scale: unwatched)
+
+
 def test_dora_is_refused(root: Path, tmp_path: Path):
     write_json(
         tmp_path / "adapter_config.json", read_json(root / "adapter" / "adapter_config.json") | {"use_dora": True}

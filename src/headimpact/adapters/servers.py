@@ -16,7 +16,8 @@ from torch import nn
 
 from headimpact.errors import InputError
 from headimpact.files import read_json_object
-from headimpact.vlm.base import PROJECTIONS, Vlm
+from headimpact.vlm.base import Vlm
+from headimpact.vlm.layers import PROJECTIONS
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of vLLM's ``--max-lora-rank``."""

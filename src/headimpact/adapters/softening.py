@@ -74,12 +74,17 @@ def evaluate_scales(
         The columns of :class:`headimpact.evaluation.objects.ObjectResult` with ``scale`` before them, scale by scale.
 
     Raises:
-        InputError: as for :func:`headimpact.evaluation.objects.evaluate`.
+        InputError: the part has too few questions to measure forgetting by.
     """
     tables = []
     for scale in SCALES:
         with rescale_adapter_scale(engine.vlm.model, scale):
             table = evaluate(engine, samples, seed, watch(scale))
+        if not FORGETTING.is_measured(table):
+            raise InputError(
+                "Forgetting cannot be measured: fewer than two validation images have a question, so that no scale can "
+                "be chosen. It takes images with different phrases."
+            )
         table.insert(0, "scale", scale)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
@@ -98,9 +103,11 @@ def curve(objects: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(objects: pd.DataFrame, original: pd.DataFrame) -> dict[str, float]:
-    """Every compared metric of an evaluation, with its paired difference as in :func:`curve`."""
+    """Every compared metric of an evaluation that is measured, with its paired difference as in :func:`curve`."""
     found: dict[str, float] = {}
     for name, metric in gain_first().items():
+        if not metric.is_measured(objects):
+            continue
         change = metric.difference(objects, original)
         found |= {name: metric.estimate(objects).value, f"{name}_difference": change.value}
         found |= {f"{name}_low": change.low, f"{name}_high": change.high}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from headimpact.adapters.digest import adapter_digest
 from headimpact.adapters.lora import HEADER
 from headimpact.evaluation import metrics
 from headimpact.evaluation.beside_original import same_objects
@@ -121,7 +122,7 @@ def register_all(config: Config, model: str) -> Summary:
             missing.append((setup, f"not evaluated: headimpact evaluate --model {model} --setup {setup}"))
             continue
         changes = differences(model, setup)
-        with tracking.run("register", model, setup, adapter_digest=tracking.adapter_digest(weights.parent)):
+        with tracking.run("register", model, setup, adapter_digest=adapter_digest(weights.parent)):
             tracking.log_results(read_json(layout.results(model, setup)), changes)
             version = register(config, Job(model, setup), changes)
         if version is None:

@@ -3,7 +3,6 @@
 The functions that log act on the run that :func:`run` opened.
 """
 
-import hashlib
 import os
 import subprocess
 import warnings
@@ -20,9 +19,10 @@ from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[re
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
+from headimpact.adapters.digest import adapter_digest
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import QUESTIONS
-from headimpact.files import digest_file, read_json
+from headimpact.files import read_json
 from headimpact.lifecycle import dead_runs, experiment, store, store_errors, versions
 from headimpact.lifecycle.graph import environment
 from headimpact.selection.grammar import alias, is_softened
@@ -348,12 +348,6 @@ def link_score(model: str, table_digest: str) -> str | None:
         }
     )
     return score.run_id
-
-
-def adapter_digest(adapter: Path) -> str:
-    """The digest of an adapter's weights; of a softened one, which has those of another, that of its scale as well."""
-    digest, header = digest_file(adapter / "adapter_model.safetensors"), read_json(adapter / "header.json")
-    return hashlib.sha256(f"{digest} {header['scale']}".encode()).hexdigest() if "scale" in header else digest
 
 
 def registered_name(model: str) -> str:

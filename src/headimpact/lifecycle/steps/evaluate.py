@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from headimpact.adapters import lora
+from headimpact.adapters.digest import adapter_digest
 from headimpact.evaluation import metrics
 from headimpact.evaluation.objects import evaluate
 from headimpact.evaluation.questions import asked, draw_questions
@@ -37,7 +38,7 @@ def run(config: Config, job: Job) -> Summary:
             _evaluate(config, job)
         return share_done("evaluate", processes)
     weights = layout.adapter_weights(job.model, job.setup)
-    digest = tracking.adapter_digest(weights.parent) if weights.exists() else None
+    digest = adapter_digest(weights.parent) if weights.exists() else None
     with tracking.run("evaluate", job.model, job.setup, adapter_digest=digest) as run_id:
         tracking.log_dataset(config.dataset, layout.DATASET, dataset_digest(), "test")
         if restored:

@@ -9,6 +9,7 @@ from peft import PeftModel
 
 from headimpact import __version__
 from headimpact.adapters import cell, lora
+from headimpact.adapters.digest import adapter_digest
 from headimpact.adapters.training import Measurement, TrainSettings
 from headimpact.engine import checkpoints
 from headimpact.engine.forward import Engine
@@ -154,7 +155,7 @@ def _write(job: Job, peft_model: PeftModel, rows: list[Measurement], header: dic
 
 def _track(job: Job, header: dict[str, Any]) -> None:
     folder, history = layout.finetune(job.model, job.setup), pd.read_csv(layout.history(job.model, job.setup))
-    digest = tracking.adapter_digest(layout.adapter(job.model, job.setup))
+    digest = adapter_digest(layout.adapter(job.model, job.setup))
     tracking.log_history(history)
     tracking.log_figure(figures.history(history, f"{job.model} {job.setup}"), "history.png")
     tracking.log_files(folder)

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from headimpact.adapters import softening
+from headimpact.adapters.digest import adapter_digest
 from headimpact.adapters.softening import FORGETTING, Choice
 from headimpact.engine.watch import Watch
 from headimpact.evaluation.metrics import METRICS
@@ -75,7 +76,7 @@ def _track(job: Job, scales: pd.DataFrame, choice: Choice, header: dict[str, Any
     drawn = {f"{job.model} {job.setup}": scales_figure.Panel(scales, header["bound"], choice.scale)}
     tracking.log_figure(scales_figure.draw(drawn), "scales.png")
     tracking.log_files(layout.softening(job.model, job.setup))
-    tags = {"layers": ",".join(map(str, header["layers"])), "adapter_digest": tracking.adapter_digest(adapter)}
+    tags = {"layers": ",".join(map(str, header["layers"])), "adapter_digest": adapter_digest(adapter)}
     tracking.set_tags(tags | {"scale": choice.scale})
     tracking.link_score(job.model, header["table_digest"])
 
