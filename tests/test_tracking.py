@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
@@ -95,7 +96,8 @@ def test_processes_that_start_together_make_a_database_one_after_the_other(
 ) -> None:
     """Several that create one at once fail."""
     uri = tracking.initialise()
-    name = f"headimpact-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    of_user = f"{psutil.Process().username()} {uri}"
+    name = f"headimpact-{hashlib.sha256(of_user.encode()).hexdigest()[:16]}.lock"
     locked: list[str] = []
 
     def make(store: str) -> None:
