@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from headimpact.adapters import cost
 from headimpact.errors import InputError
 from headimpact.files import write_json
-from headimpact.lifecycle import command_line, layout, params, pipeline, proposal, tracking
+from headimpact.lifecycle import command_line, layout, params, pipeline, proposal, tracking, versions
 from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.pasting import paste
 from headimpact.report.prose import advice as prose
@@ -86,7 +86,7 @@ def test_steps_propose_what_the_evidence_supports(config: Config) -> None:
     assert proposal.finetune_command(config, "new") == "headimpact finetune --model new --setup full-4"
     evaluate(top_4=Change(-0.4, 0.0, 0), bottom_4=Change(-0.1, 0.0, 0))
     assert proposal.finetune_command(config, MODEL) == f"headimpact finetune --model {MODEL} --setup top-4"
-    name = tracking.registered_name(MODEL)
+    name = versions.registered_name(MODEL)
     assert proposal.next_command(config, MODEL).startswith(f"mlflow models serve -m models:/{name}@top-4 ")
 
 
@@ -106,7 +106,7 @@ def test_commands_that_are_told_exist() -> None:
     for words in (prose.FINETUNE, prose.EVALUATE):
         assert words.split()[1] in command_line.STEPS
     assert prose.SERVE.format(model=MODEL, alias="a").startswith(
-        f"mlflow models serve -m models:/{tracking.registered_name(MODEL)}@a"
+        f"mlflow models serve -m models:/{versions.registered_name(MODEL)}@a"
     )
 
 

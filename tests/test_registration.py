@@ -14,7 +14,7 @@ from report_outputs import CHANGES, MODEL, objects, write_evaluation
 from headimpact.adapters.digest import adapter_digest
 from headimpact.evaluation import metrics
 from headimpact.files import read_json, write_json
-from headimpact.lifecycle import layout, params, registration, tracking
+from headimpact.lifecycle import layout, params, registration, tracking, versions
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.serving import Limits
 
@@ -75,7 +75,7 @@ def test_a_setup_is_registered_with_its_rows_of_the_tables(
     write_evaluation(HERE, "top-4")
     write_adapter("top-4", b"weights")
     registered: list[tuple[Path, str, Limits]] = []
-    monkeypatch.setattr(tracking, "register", lambda *arguments, with_alias: registered.append(arguments) or 7)
+    monkeypatch.setattr(versions, "register", lambda *arguments, with_alias: registered.append(arguments) or 7)
     changes = registration.differences(MODEL, "top-4")
     with tracking.run("evaluate", MODEL, "top-4") as run_id:
         assert registration.register(config, Job(MODEL, "top-4"), changes) == 7

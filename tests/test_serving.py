@@ -26,7 +26,7 @@ from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
 from headimpact.errors import InputError
-from headimpact.lifecycle import serving, tracking
+from headimpact.lifecycle import serving, tracking, versions
 
 LIMITS = serving.Limits(0.01, 0.1, 20, 64, 0.2)
 CONTEXT = PythonModelContext({}, {})
@@ -323,7 +323,7 @@ def register_fake(folder: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"adapter")
     (folder / "requirements.txt").write_text("mlflow==3.17.2\n")
     with tracking.run("finetune"):
-        tracking.register(adapter, "A test.", LIMITS, package=package)
+        versions.register(adapter, "A test.", LIMITS, package=package)
 
 
 def serve(folder: Path, uri: str) -> Iterator[str]:

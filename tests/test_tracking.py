@@ -412,7 +412,7 @@ def register(
     (folder / "models/bases/tiny").mkdir(parents=True, exist_ok=True)
     (folder / "models/bases/tiny/model.safetensors").write_bytes(b"base")
     (folder / "requirements.txt").write_text("# pinned\nmlflow==3.17.2\npandas==3.1.1\n")
-    return tracking.register(adapter, description, LIMITS, with_alias=with_alias)
+    return versions.register(adapter, description, LIMITS, with_alias=with_alias)
 
 
 def registered(model: str, alias: str = "layers-6-8") -> ModelVersion:

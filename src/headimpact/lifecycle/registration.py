@@ -11,7 +11,7 @@ from headimpact.evaluation import metrics
 from headimpact.evaluation.beside_original import same_objects
 from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import read_json
-from headimpact.lifecycle import experiment, layout, tracking
+from headimpact.lifecycle import experiment, layout, tracking, versions
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.serving import Limits
 from headimpact.lifecycle.summary import Summary
@@ -54,7 +54,7 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int | 
         return None
     why = why_no_alias(job.model, job.setup)
     text = description(header, results, changes, why)
-    return tracking.register(adapter, text, Limits(**config.serve.model_dump()), with_alias=why is None)
+    return versions.register(adapter, text, Limits(**config.serve.model_dump()), with_alias=why is None)
 
 
 def why_no_alias(model: str, setup: str) -> str | None:
@@ -68,7 +68,7 @@ def why_no_alias(model: str, setup: str) -> str | None:
 
 def registered_rows(model: str, setup: str, version: int) -> list[tuple[str, str]]:
     """Rows of a summary: the version and its alias; where it has none, why, and the command that moves it."""
-    name, why = tracking.registered_name(model), why_no_alias(model, setup)
+    name, why = versions.registered_name(model), why_no_alias(model, setup)
     if why is None:
         return [("registered", f"{name} version {version}, alias {alias(setup)}")]
     return [

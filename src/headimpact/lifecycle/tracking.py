@@ -5,7 +5,6 @@ The functions that log act on the run that :func:`run` opened.
 
 import os
 import subprocess
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,19 +18,16 @@ from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[re
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
-from headimpact.adapters.digest import adapter_digest
 from headimpact.errors import InputError
 from headimpact.evaluation.questions import QUESTIONS
-from headimpact.files import read_json
-from headimpact.lifecycle import dead_runs, experiment, store, store_errors, versions
+from headimpact.lifecycle import dead_runs, experiment, store, store_errors
 from headimpact.lifecycle.graph import environment
-from headimpact.selection.grammar import alias, is_softened
+from headimpact.selection.grammar import is_softened
 from headimpact.statistics import Difference
 
 if TYPE_CHECKING:  # most runs register nothing and draw nothing
     from matplotlib.figure import Figure
 
-    from headimpact.lifecycle import serving
 
 EXPERIMENT = experiment.NAME
 _DEFAULT = "0"  # the experiment that every store begins with, where `mlflow run` puts its runs
@@ -41,7 +37,7 @@ PARENT_RUN = "HEADIMPACT_PARENT_RUN"
 COMMIT = "mlflow.source.git.commit"
 _ERROR = "error"
 # What one request to a tracking server may hold (mlflow.utils.validation).
-_MAX_METRICS = 1000
+MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _MAX_DIGEST = 36
 
@@ -151,14 +147,14 @@ def _end(status: str, error: BaseException | None) -> None:
     with environment(**(store_errors.last_word() if silent else {})):
         if error is not None and not silent:
             with suppress(MlflowException, OSError):
-                _say_why(_run_id(), error)
+                _say_why(error)
         with suppress(MlflowException, OSError):
             mlflow.end_run(status)
 
 
-def _say_why(run_id: str, error: BaseException) -> None:
+def _say_why(error: BaseException) -> None:
     """A failed run says why: in a tag, and in the description that its page begins with."""
-    before = MlflowClient().get_run(run_id).data.tags.get(experiment.NOTE, "")
+    before = MlflowClient().get_run(run_id()).data.tags.get(experiment.NOTE, "")
     note = experiment.failure_note(error, before)
     mlflow.set_tags({_ERROR: f"{type(error).__name__}: {error}", experiment.NOTE: note})
 
@@ -217,13 +213,13 @@ def log_parameters(values: Mapping[str, Any]) -> None:
     same name. A name that is there keeps its text; where that differs (1.0e-4 and 0.0001), the value goes to
     ``<name>.resolved``.
     """
-    run_id = _run_id()
-    known = MlflowClient().get_run(run_id).data.params
+    current = run_id()
+    known = MlflowClient().get_run(current).data.params
     resolved = {name: str(value) for name, value in _flatten(values).items()}
     named = {name if known.get(name, value) == value else f"{name}.resolved": value for name, value in resolved.items()}
     fresh = [Param(name, value) for name, value in named.items() if name not in known]
-    for batch in _batches(fresh, _MAX_PARAMS):
-        MlflowClient().log_batch(run_id, params=batch)
+    for batch in batches(fresh, _MAX_PARAMS):
+        MlflowClient().log_batch(current, params=batch)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -256,8 +252,8 @@ def log_history(history: pd.DataFrame) -> None:
         Metric(str(metric), float(value), now, int(step))
         for step, metric, value in history[["step", "metric", "value"]].itertuples(index=False)
     ]
-    for batch in _batches(metrics, _MAX_METRICS):
-        MlflowClient().log_batch(_run_id(), metrics=batch)
+    for batch in batches(metrics, MAX_METRICS):
+        MlflowClient().log_batch(run_id(), metrics=batch)
 
 
 def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference]) -> None:
@@ -301,7 +297,7 @@ def log_metrics(values: Mapping[str, float | int]) -> None:
 def log_table(name: str, table: pd.DataFrame) -> None:
     """Log a table that the UI shows and compares between runs, as ``tables/<name>.json``, over one of that name."""
     path = f"tables/{name}.json"
-    if path in {file.path for file in MlflowClient().list_artifacts(_run_id(), "tables")}:
+    if path in {file.path for file in MlflowClient().list_artifacts(run_id(), "tables")}:
         # MLflow's log_table would append the rows; a run that goes on logs its tables again.
         mlflow.log_text(table.to_json(orient="split", index=False), path)
         return
@@ -350,129 +346,15 @@ def link_score(model: str, table_digest: str) -> str | None:
     return score.run_id
 
 
-def registered_name(model: str) -> str:
-    """The registered model that holds the adapters of a model."""
-    return f"{EXPERIMENT}-{model}"
-
-
-def register(
-    adapter: Path,
-    description: str,
-    limits: "serving.Limits",
-    requirements: Path = Path("requirements.txt"),
-    package: Path = Path(__file__).parents[1],
-    with_alias: bool = True,
-) -> int:
-    """Log the adapter as a servable model of the run and register it, as ``head-impact-<model>@<setup>``.
-
-    The version holds what serving needs: the adapter, the package's code, and the base where it is a small
-    folder. A hub base is recorded by name and revision and fetched when the version is loaded; a large folder
-    is expected where the header says. The same adapter is registered once: its version is then brought up to date.
-
-    Args:
-        adapter: folder in PEFT format with header.json.
-        description: of the version, in Markdown.
-        limits: the section ``serve`` of params.yaml.
-        requirements: pinned dependencies.
-        package: the code to keep with the version.
-        with_alias: move the alias of the setup to the version.
-
-    Returns:
-        The version.
-    """
-    header = read_json(adapter / "header.json")
-    tags = _version_tags(header) | {"adapter_digest": adapter_digest(adapter)}
-    name = registered_name(header["base"])
-    client, command = MlflowClient(), f"To register: headimpact register --model {header['base']}"
-    with store_errors.told("Trained and evaluated, but not registered: ", command):
-        if version := versions.find(name, tags["adapter_digest"], header["setup"]):
-            client.update_model_version(name, version, description=description)
-            for tag, value in tags.items():
-                client.set_model_version_tag(name, version, tag, value)
-        else:
-            versions.forget_unregistered(name, tags["adapter_digest"], header["setup"])
-            logged = _log_model(adapter, tags, header, limits, requirements, package)
-            version = versions.create(name, logged, _run_id(), tags, description)
-        versions.link(name, version)
-        client.update_registered_model(name, description=experiment.registered_note(header["base"], header))
-        if with_alias:
-            client.set_registered_model_alias(name, alias(header["setup"]), version)
-    return int(version)
-
-
-def _artifact_uri(path: Path) -> str:
-    """A local artifact as MLflow reads it: it decodes the URI of the folder, but not the name within it."""
-    return f"{path.parent.as_uri()}/{path.name}"
-
-
-def _log_model(
-    adapter: Path,
-    tags: Mapping[str, str],
-    header: Mapping[str, Any],
-    limits: "serving.Limits",
-    requirements: Path,
-    package: Path,
-) -> str:
-    from headimpact.lifecycle import serving
-
-    base = Path(header["source"])
-    artifacts = {"adapter": adapter, **({"base": base} if versions.is_small_folder(base) else {})}
-    with warnings.catch_warnings():
-        # An input example would make MLflow load the base here, a second time, to try it.
-        warnings.filterwarnings("ignore", ".*input example was not provided")
-        logged = mlflow.pyfunc.log_model(
-            name=experiment.model_name(header["base"], header["setup"]),
-            python_model=str(package / "lifecycle/serving.py"),
-            artifacts={key: _artifact_uri(path.resolve()) for key, path in artifacts.items()},
-            code_paths=[str(package)],
-            pip_requirements=str(requirements),
-            signature=serving.signature(limits),
-            model_config=vars(limits),
-            tags={tag: tags[tag] for tag in ("adapter_digest", "setup")},
-            params={"model": header["base"], "setup": header["setup"], "layers": _version_tags(header)["layers"]},
-            step=_last_step(),  # whose figures MLflow gives to the model
-        )
-    _link_figures(str(logged.model_id))
-    return str(logged.model_id)
-
-
-def _last_step() -> int:
-    """The last step of the run's training; 1 where it trained nothing: final figures stand at 0."""
-    logged = MlflowClient().get_metric_history(_run_id(), "train/loss")
-    return max((metric.step for metric in logged), default=1)
-
-
-def _link_figures(model_id: str) -> None:
-    """Give the run's final figures to the model, with the dataset that they were measured on: MLflow's tab Models
-    compares models by these."""
-    client = MlflowClient()
-    run = client.get_run(_run_id())
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    test = next((each.dataset for each in inputs if each.dataset.name.endswith("/test")), None)
-    of = {"dataset_name": test.name, "dataset_digest": test.digest} if test else {}
-    figures = []
-    for name in run.data.metrics:
-        if name.startswith(("test/", "parameters/")):
-            point = client.get_metric_history(run.info.run_id, name)[-1]  # the same one, so that the run has it once
-            figures.append(
-                Metric(name, point.value, point.timestamp, point.step, model_id, run_id=run.info.run_id, **of)
-            )
-    for batch in _batches(figures, _MAX_METRICS):
-        client.log_batch(run.info.run_id, metrics=batch)
-
-
-def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:
-    plain = {name: str(value) for name, value in header.items() if not isinstance(value, Mapping)}
-    return plain | {"layers": ",".join(map(str, header["layers"]))}
-
-
-def _run_id() -> str:
+def run_id() -> str:
+    """Of the open run."""
     active = mlflow.active_run()
     if active is None:
         raise RuntimeError("Nothing can be logged outside tracking.run().")
     return active.info.run_id
 
 
-def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """Items in lists of at most ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

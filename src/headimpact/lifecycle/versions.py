@@ -1,12 +1,25 @@
 """Versions of the registry: whole from the first moment, or not there."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+from headimpact.adapters.digest import adapter_digest
+from headimpact.files import read_json
+from headimpact.lifecycle import experiment, store_errors
+from headimpact.lifecycle.tracking import MAX_METRICS, batches, run_id
+from headimpact.selection.grammar import alias
+
+if TYPE_CHECKING:  # most runs register nothing
+    from headimpact.lifecycle import serving
 
 _SMALL_BASE = 64 * 2**20  # bytes
 _LOGGED = "models:/"  # before the id of a logged model
@@ -68,3 +81,119 @@ def forget_unregistered(name: str, adapter_digest: str, setup: str) -> None:
     for logged in client.search_logged_models(experiments, query):
         if f"{_LOGGED}{logged.model_id}" not in registered:
             client.delete_logged_model(logged.model_id)
+
+
+def registered_name(model: str) -> str:
+    """The registered model that holds the adapters of a model."""
+    return f"{experiment.NAME}-{model}"
+
+
+def register(
+    adapter: Path,
+    description: str,
+    limits: "serving.Limits",
+    requirements: Path = Path("requirements.txt"),
+    package: Path = Path(__file__).parents[1],
+    with_alias: bool = True,
+) -> int:
+    """Log the adapter as a servable model of the run and register it, as ``head-impact-<model>@<setup>``.
+
+    The version holds what serving needs: the adapter, the package's code, and the base where it is a small
+    folder. A hub base is recorded by name and revision and fetched when the version is loaded; a large folder
+    is expected where the header says. The same adapter is registered once: its version is then brought up to date.
+
+    Args:
+        adapter: folder in PEFT format with header.json.
+        description: of the version, in Markdown.
+        limits: the section ``serve`` of params.yaml.
+        requirements: pinned dependencies.
+        package: the code to keep with the version.
+        with_alias: move the alias of the setup to the version.
+
+    Returns:
+        The version.
+    """
+    header = read_json(adapter / "header.json")
+    tags = _version_tags(header) | {"adapter_digest": adapter_digest(adapter)}
+    name = registered_name(header["base"])
+    client, command = MlflowClient(), f"To register: headimpact register --model {header['base']}"
+    with store_errors.told("Trained and evaluated, but not registered: ", command):
+        if version := find(name, tags["adapter_digest"], header["setup"]):
+            client.update_model_version(name, version, description=description)
+            for tag, value in tags.items():
+                client.set_model_version_tag(name, version, tag, value)
+        else:
+            forget_unregistered(name, tags["adapter_digest"], header["setup"])
+            logged = _log_model(adapter, tags, header, limits, requirements, package)
+            version = create(name, logged, run_id(), tags, description)
+        link(name, version)
+        client.update_registered_model(name, description=experiment.registered_note(header["base"], header))
+        if with_alias:
+            client.set_registered_model_alias(name, alias(header["setup"]), version)
+    return int(version)
+
+
+def _artifact_uri(path: Path) -> str:
+    """A local artifact as MLflow reads it: it decodes the URI of the folder, but not the name within it."""
+    return f"{path.parent.as_uri()}/{path.name}"
+
+
+def _log_model(
+    adapter: Path,
+    tags: Mapping[str, str],
+    header: Mapping[str, Any],
+    limits: "serving.Limits",
+    requirements: Path,
+    package: Path,
+) -> str:
+    from headimpact.lifecycle import serving
+
+    base = Path(header["source"])
+    artifacts = {"adapter": adapter, **({"base": base} if is_small_folder(base) else {})}
+    with warnings.catch_warnings():
+        # An input example would make MLflow load the base here, a second time, to try it.
+        warnings.filterwarnings("ignore", ".*input example was not provided")
+        logged = mlflow.pyfunc.log_model(
+            name=experiment.model_name(header["base"], header["setup"]),
+            python_model=str(package / "lifecycle/serving.py"),
+            artifacts={key: _artifact_uri(path.resolve()) for key, path in artifacts.items()},
+            code_paths=[str(package)],
+            pip_requirements=str(requirements),
+            signature=serving.signature(limits),
+            model_config=vars(limits),
+            tags={tag: tags[tag] for tag in ("adapter_digest", "setup")},
+            params={"model": header["base"], "setup": header["setup"], "layers": _version_tags(header)["layers"]},
+            step=_last_step(),  # whose figures MLflow gives to the model
+        )
+    _link_figures(str(logged.model_id))
+    return str(logged.model_id)
+
+
+def _last_step() -> int:
+    """The last step of the run's training; 1 where it trained nothing: final figures stand at 0."""
+    logged = MlflowClient().get_metric_history(run_id(), "train/loss")
+    return max((metric.step for metric in logged), default=1)
+
+
+def _link_figures(model_id: str) -> None:
+    """Give the run's final figures to the model, with the dataset that they were measured on: MLflow's tab Models
+    compares models by these."""
+    client = MlflowClient()
+    run = client.get_run(run_id())
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    test = next((each.dataset for each in inputs if each.dataset.name.endswith("/test")), None)
+    of = {"dataset_name": test.name, "dataset_digest": test.digest} if test else {}
+    figures = []
+    for name in run.data.metrics:
+        if name.startswith(("test/", "parameters/")):
+            point = client.get_metric_history(run.info.run_id, name)[-1]  # the same one, so that the run has it once
+            figures.append(
+                Metric(name, point.value, point.timestamp, point.step, model_id, run_id=run.info.run_id, **of)
+            )
+    for batch in batches(figures, MAX_METRICS):
+        client.log_batch(run.info.run_id, metrics=batch)
+
+
+def _version_tags(header: Mapping[str, Any]) -> dict[str, str]:
+    plain = {name: str(value) for name, value in header.items() if not isinstance(value, Mapping)}
+    return plain | {"layers": ",".join(map(str, header["layers"]))}
