@@ -2,13 +2,31 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+
+
+def modules_with_shapes() -> list[str]:
+    """The modules that annotate shapes."""
+    return [
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for path in sorted(SOURCE.rglob("*.py"))
+        if "from jaxtyping import" in path.read_text(encoding="utf-8")
+    ]
+
+
+# Shapes are held to their annotations wherever there are any. Not elsewhere: a call that is looked at takes several
+# times as long, which for small functions called for every object was a quarter of the suite.
+install_import_hook(modules_with_shapes(), "beartype.beartype")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,14 +54,32 @@ def project_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def outputs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which every step has written its files, made up by ``report_outputs``; nobody changes it."""
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Gives the folder of a name, which a function has filled once for all workers; nobody changes it."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name).exists():
+                aside = tmp_path_factory.mktemp(name)
+                make(aside)
+                aside.rename(shared / name)
+        return shared / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def outputs_root(made_once: MadeOnce) -> Path:
+    """A project in which every step has written its files, made up by ``report_outputs``."""
     import report_outputs
 
-    root = tmp_path_factory.mktemp("outputs")
-    report_outputs.write_everything(root)
-    return root
+    return made_once("outputs", report_outputs.write_everything)
 
 
 @pytest.fixture(scope="session")
@@ -57,19 +93,20 @@ def outputs(outputs_root: Path):
 
 
 @pytest.fixture(scope="session")
-def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracking_database(made_once: MadeOnce) -> Path:
     """MLflow's database with the project's experiment, which takes seconds to make; to be copied."""
     import mlflow
 
     from headimpact.lifecycle import tracking
 
-    folder = tmp_path_factory.mktemp("tracking")
-    with pytest.MonkeyPatch.context() as patch:
-        _forget_mlflow(patch)
-        patch.chdir(folder)
-        tracking.initialise()
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    return folder / "mlflow.db"
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            _forget_mlflow(patch)
+            patch.chdir(folder)
+            tracking.initialise()
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+    return made_once("tracking", make) / "mlflow.db"
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """What the comparison promises, in simulated tournaments: coverage, no false winners, power, images needed."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from jaxtyping import config
 from scipy import stats
 
 from headimpact.impact.kruskal_wallis import kruskal_wallis
@@ -75,6 +77,15 @@ def tournament(
             "ans_prob": 1 / (1 + np.exp(-answers_before)),
         },
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_looked_at_once() -> Iterator[None]:
+    """Those of one tournament are those of thousands."""
+    analyse(tournament(np.random.default_rng(0)))
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

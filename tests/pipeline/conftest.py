@@ -67,16 +67,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path)
 
 
 @pytest.fixture(scope="session")
-def states(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
+def states(made_once: Callable[[str, Callable[[Path], object]], Path], project_root: Path) -> Path:
     """The project after each of STEPS, one run after the other; a folder each, to be copied."""
-    folder = tmp_path_factory.mktemp("states")
-    with pytest.MonkeyPatch.context() as patch:
-        root = make_project(folder, patch, project_root)
-        for step in STEPS:
-            small_graph.run(step)
-            small_graph.ran()
-            shutil.copytree(root, folder / step, ignore=lambda folder, names: {"tmp"} & set(names))
-    return folder
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            root = make_project(folder, patch, project_root)
+            for step in STEPS:
+                small_graph.run(step)
+                small_graph.ran()
+                shutil.copytree(root, folder / step, ignore=lambda folder, names: {"tmp"} & set(names))
+
+    return made_once("states", make)
 
 
 @pytest.fixture
