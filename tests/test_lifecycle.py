@@ -26,6 +26,7 @@ from headimpact.evaluation import metrics
 from headimpact.files import read_json
 from headimpact.lifecycle import command_line, graph, layout, params, pipeline
 from headimpact.lifecycle.config import Job
+from headimpact.lifecycle.steps import tournament as tournament_step
 from headimpact.vlm import loading
 
 pytestmark = pytest.mark.slow
@@ -109,7 +110,8 @@ def test_it_tells_what_was_made_first_trained_and_evaluated(finetuned: tuple[Pat
     assert f"head-impact-{MODEL} version 1, alias top-4" in told
     assert "skipped" in told[evaluated:]
     assert "there is no original" not in told[evaluated:]
-    assert f"mlflowmodelsserve-mmodels:/head-impact-{MODEL}@top-4" in re.sub(r"[\s│]+", "", told)  # over two lines
+    # Only one setup is there: another one is proposed to compare it with.
+    assert f"headimpactfinetune--model{MODEL}--setupfull-4" in re.sub(r"[\s│]+", "", told)  # over two lines
 
 
 def test_it_writes_what_it_promises(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,11 @@ def test_it_writes_what_it_promises(project: Path, monkeypatch: pytest.MonkeyPat
     assert objects["correct"].mean() == pytest.approx(results["metrics"]["accuracy"]["value"])
     assert len(objects) == sum(len(sample.objects) for sample in coco.read_part(layout.DATASET, "test"))
     assert {path.name for path in layout.finetune(MODEL, "top-4").iterdir()} == {"adapter", "history.csv"}
-    assert {path.name for path in layout.evaluation(MODEL, "top-4").iterdir()} == {"objects.parquet", "results.json"}
+    assert {path.name for path in layout.evaluation(MODEL, "top-4").iterdir()} == {
+        "metrics.json",
+        "objects.parquet",
+        "results.json",
+    }
 
 
 def test_the_original_is_a_setup_without_layers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,24 +173,9 @@ def test_one_run_carries_everything(project: Path, client: MlflowClient) -> None
     assert parts == {"scenes/train", "scenes/val", "scenes/test"}
 
 
-def test_repro_after_a_direct_run_does_not_redo_it(project: Path) -> None:
-    told = run(project, f"dvc repro evaluate@{MODEL}-top-4")
-    assert "Running stage" not in told
-    assert "up to date" in told
-
-
-def test_a_setup_outside_of_the_grid_is_made_and_known_to_dvc(project: Path, client: MlflowClient) -> None:
-    told = run(project, f"python -m headimpact finetune --setup {OUTSIDE}")
-    assert f"head-impact-{MODEL} version 2, alias layers-1-2" in told
-    assert re.findall(r"Running stage '(.*?)'", told) == [f"{layout.JOBS}:select-{MODEL}-layers-1-2"]
-    assert read_json(layout.results(MODEL, OUTSIDE))["layers"] == [1, 2]
-    stages = [f"{step}-{MODEL}-layers-1-2" for step in ("evaluate", "finetune", "select")]
-    assert list(yaml.safe_load(layout.JOBS.read_text())["stages"]) == stages
-    assert graph.stale([f"{layout.JOBS}:{stages[0]}"]) == []
-    run_id = str(client.get_model_version_by_alias(f"head-impact-{MODEL}", "layers-1-2").run_id)
-    tracked = client.get_run(run_id)
-    assert (tracked.info.status, tracked.data.tags["step"]) == ("FINISHED", "finetune")
-    assert {"train/loss", "test/perplexity", "test/accuracy_difference"} <= set(tracked.data.metrics)
+def test_a_direct_run_leaves_nothing_to_reproduce(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    assert graph.stale([f"evaluate@{MODEL}-{setup}" for setup in ("original", "top-4")]) == []
 
 
 def test_what_is_registered_stays_what_it_is(project: Path, client: MlflowClient) -> None:
@@ -192,8 +183,7 @@ def test_what_is_registered_stays_what_it_is(project: Path, client: MlflowClient
     before = {version.version: version.run_id for version in client.search_model_versions("")}
     result = CliRunner().invoke(command_line.app, ["register"])
     assert result.exit_code == 0, result.output
-    for version, alias in ((1, "top-4"), (2, "layers-1-2")):
-        assert f"head-impact-{MODEL} version {version}, alias {alias}" in result.output
+    assert f"head-impact-{MODEL} version 1, alias top-4" in result.output
     assert {version.version: version.run_id for version in client.search_model_versions("")} == before
 
 
@@ -222,7 +212,7 @@ def tournament(project: Path) -> str:
         killed.kill()
         killed.wait()
     first = pd.read_parquet(runs)
-    told = run(project, "mlflow run . -e tournament --env-manager local")
+    told = run(project, "python -m headimpact tournament")
     assert pd.read_parquet(runs).head(len(first)).equals(first)
     return told
 
@@ -271,14 +261,24 @@ def test_the_runs_of_a_tournament_are_nested_under_one(tournament: str, client: 
     assert {child.data.tags["cells_digest"] for child in nested} == {parent.data.tags["cells_digest"]}
 
 
-def test_a_finished_tournament_trains_nothing_again(project: Path, tournament: str) -> None:
-    told = run(project, "python -m headimpact tournament --tournament.draws 3")
-    assert "1 trained, 7 compared" in told or "0 trained, 7 compared" in told
-    assert "Made with overridden values" in told
+def test_a_finished_tournament_trains_only_what_is_new(
+    project: Path, tournament: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    begun: list[tournament_step.Task] = []
+    monkeypatch.setattr(tournament_step, "work", lambda make, tasks, workers: begun.extend(tasks) or ())
+    config = params.load(layout.PARAMS)
+    assert tournament_step._train(config, [tournament_step._enter(config, MODEL)]) == 0
+    assert begun == []
+    more = params.load(layout.PARAMS, {"tournament.draws": "3"})
+    drawn = tournament_step._enter(more, MODEL)
+    known = pd.read_csv(layout.tournament_table("cells"), dtype={"layers": str})["layers"]
+    new = {drawn.selections["draw-1-2"].layers} - {tuple(map(int, layers.split(","))) for layers in known}
+    assert tournament_step._train(more, [drawn]) == len(new) == len(begun)
 
 
 def test_a_setup_answers_beside_the_original(project: Path, client: MlflowClient) -> None:
-    told = run(project, "mlflow run . -e answer -P setup=top-4 --env-manager local")
+    told = run(project, "python -m headimpact answer --setup top-4")
     assert f"answer@{MODEL}-original" in told  # was missing, and built first
     assert "against the original" in told
     folder = layout.answers(MODEL, "top-4")
@@ -310,17 +310,10 @@ def test_an_adapter_is_refused_on_another_base(project: Path) -> None:
         lora.load(other, project / layout.adapter(MODEL, "top-4"))
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("finetune --setup top-99", "the model has 14"),  # only known after it was scored
-        ("finetune --train.lr fast", "train.lr"),
-    ],
-)
-def test_bad_input_gets_one_message_and_changes_nothing(project: Path, command: str, message: str) -> None:
+def test_what_is_only_known_after_the_scoring_gets_one_message_and_changes_nothing(project: Path) -> None:
     before = sorted(path for path in (project / "outputs").rglob("*") if path.is_file())
-    told = run(project, f"python -m headimpact {command}", ok=False)
-    assert message in told
+    told = run(project, "python -m headimpact finetune --setup top-99", ok=False)
+    assert "the model has 14" in told
     assert "Traceback" not in told
     assert sorted(path for path in (project / "outputs").rglob("*") if path.is_file()) == before
 
