@@ -18,6 +18,9 @@ from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES, family_class
 
 TINY_LAYERS = 4
+KINDS = ("idefics3", "paligemma", "gemma3", "qwen3_5")
+"""Families of every kind of decoder: every text causal; prompts seen in both directions; images seen so; and layers
+without attention, with positions in three dimensions."""
 
 
 def facts(family: str) -> Facts:
@@ -32,6 +35,11 @@ def facts(family: str) -> Facts:
 def families() -> pytest.MarkDecorator:
     """Runs a test once for every family of the table, by the argument ``family``."""
     return pytest.mark.parametrize("family", FAMILIES)
+
+
+def kinds() -> pytest.MarkDecorator:
+    """Runs a test on KINDS, by ``family``: of what all families share, or what differs by the kind of decoder alone."""
+    return pytest.mark.parametrize("family", KINDS)
 
 
 def fresh(family: str, seed: int = 3) -> Vlm:

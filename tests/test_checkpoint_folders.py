@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from family_facts import facts, families
+from family_facts import facts, families, kinds
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_folders import change, copied, same_weights, saved, shard
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Callable[[str], Path]:
     return lambda family: copied(family, tmp_path)
 
 
-@families()
+@kinds()
 def test_sharded_weights_are_the_same_weights(family, folder):
     copy = folder(family)
     shard(copy)

@@ -7,7 +7,7 @@ import obvious
 import pytest
 import torch
 from engines import engine_of
-from family_facts import tiny
+from family_facts import KINDS, tiny
 from PIL import Image
 
 from headimpact.data import coco
@@ -17,7 +17,6 @@ from headimpact.errors import InputError
 from headimpact.impact import examination, variations
 from headimpact.impact.scoring import ChanceSettings, Skipped, score_images
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import FAMILIES
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
 CHANCE = ChanceSettings(THRESHOLD, DRAWS, SEED)
@@ -31,7 +30,7 @@ def samples(tmp_path_factory) -> list[Sample]:
     return coco.read_part(folder, "impact")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=KINDS)
 def vlm(request) -> Vlm:
     return tiny(request.param)
 

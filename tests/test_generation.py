@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from family_facts import families, tiny
+from family_facts import kinds, tiny
 from PIL import Image
 
 from headimpact.engine.forward import Engine, EngineSettings
@@ -31,7 +31,7 @@ def one_by_one(vlm: Vlm) -> list[str]:
     return [vlm.generate(*ask(asked), max_new_tokens=6, do_sample=False) for asked in ASKED]
 
 
-@families()
+@kinds()
 def test_an_answer_does_not_depend_on_its_company(family: str) -> None:
     vlm = tiny(family)
     engine = Engine(vlm, EngineSettings(batch_tokens=100_000))

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from family_facts import fresh, tiny
+from family_facts import KINDS, fresh, tiny
 from obvious import native_forward
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
@@ -42,6 +42,9 @@ def logits(base: Vlm) -> torch.Tensor:
     return native_forward(base, base.tokenize(base.caption("red circle"), encoded.grid), encoded).logits[0]
 
 
+kinds = pytest.mark.parametrize("folders", KINDS, indirect=True)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def folders(request, tmp_path_factory):
     """A base, one of the same shapes with other weights, an adapter of the first, and what it answers."""
@@ -56,6 +59,7 @@ def folders(request, tmp_path_factory):
     return root, original, logits(base)
 
 
+@kinds
 def test_an_adapter_comes_back_as_it_was(folders):
     root, original, adapted = folders
     assert (adapted - original).abs().max() > 0.01
@@ -86,6 +90,7 @@ def state_of(base: Vlm) -> dict[str, tuple[str, bytes]]:
     }
 
 
+@kinds
 def test_a_base_is_what_it_was_when_its_adapter_is_gone(folders):
     root, original, adapted = folders
     base = loading.load(str(root / "base"), device="cpu", dtype="float32")
@@ -115,6 +120,7 @@ def test_peft_alone_loads_it(folders):
         torch.testing.assert_close(model(**inputs).logits[0], adapted, atol=1e-4, rtol=0)
 
 
+@kinds
 def test_another_base_of_the_same_shapes_is_refused_with_both_digests(folders):
     root, _, _ = folders
     base = loading.load(str(root / "base"), device="cpu", dtype="float32")
@@ -125,6 +131,7 @@ def test_another_base_of_the_same_shapes_is_refused_with_both_digests(folders):
     assert not lora.adapted_modules(other.model)
 
 
+@kinds
 def test_another_config_of_the_same_weights_is_refused_with_its_name(folders):
     root, *_ = folders
     config = root / "base" / "config.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from engines import engine_of
-from family_facts import fresh, tiny
+from family_facts import KINDS, fresh, tiny
 from peft import PeftModel
 from test_lora import PICTURE, SETTINGS, header, logits, stir
 
@@ -17,7 +17,7 @@ from headimpact.errors import InputError
 from headimpact.tiny import bases
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
-from headimpact.vlm.families import FAMILIES, family_class
+from headimpact.vlm.families import family_class
 
 HEADS = [(3, 2), (1, 5), (3, 5)]
 FEW_STEPS = TrainSettings(
@@ -47,7 +47,7 @@ def train(base: Vlm, peft_model: PeftModel, parts, checkpoint: Path) -> None:
         pass
 
 
-@pytest.fixture(scope="module", params=[family for family in FAMILIES if not family_class(family).no_single_heads])
+@pytest.fixture(scope="module", params=[family for family in KINDS if not family_class(family).no_single_heads])
 def trained_heads(request, parts, tmp_path_factory):
     """A base, an adapter of three of its heads, trained and saved, what was counted, and what it answers."""
     root = tmp_path_factory.mktemp(request.param)

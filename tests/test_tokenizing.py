@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from family_facts import facts, families, tiny
+from family_facts import facts, families, kinds, tiny
 from tokenizers import AddedToken
 from toy_tokenizers import TOKENIZERS, vlm_with
 from transformers import PreTrainedTokenizerFast
@@ -166,7 +166,7 @@ def count_renderings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return rendered
 
 
-@families()
+@kinds()
 @pytest.mark.parametrize("written", TEMPLATES)
 def test_one_rendering_finds_the_answer_where_two_do(family, written):
     chat = chat_of(family, TEMPLATES[written])
@@ -189,7 +189,7 @@ def test_a_conversation_is_rendered_once(family, monkeypatch):
         monkeypatch.undo()
 
 
-@families()
+@kinds()
 def test_a_frame_is_learnt_of_what_repeats_both_texts_once(family):
     learnt = {name for name, written in TEMPLATES.items() if chat_of(family, written).frame is not None}
     assert learnt >= {"plain", "trimmed", "by content"}
@@ -265,7 +265,7 @@ def test_labels_are_the_tokens_of_the_whole_conversations(family, tokenizer):
         assert same(tokens, expected), listed
 
 
-@families()
+@kinds()
 @pytest.mark.parametrize("written", TEMPLATES)
 def test_labels_are_those_that_the_template_writes(family, written):
     base, chat = tiny(family), chat_of(family, TEMPLATES[written])

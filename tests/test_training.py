@@ -17,7 +17,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from engines import captions_of, count_forwards, engine_of
-from family_facts import families, fresh, tiny
+from family_facts import fresh, kinds, tiny
 
 from headimpact import files
 from headimpact.adapters import lora, training
@@ -506,7 +506,7 @@ def test_a_part_without_images_is_refused(parts, tmp_path, empty):
 # ---- what training does
 
 
-@families()
+@kinds()
 def test_only_the_adapter_trains_and_the_loss_falls(parts, tmp_path, family):
     """Two images, learned by heart."""
     two = parts[0][:2]
