@@ -76,7 +76,7 @@ def test_a_server_finds_a_module_for_every_tensor(folders):
     root, *_ = folders
     fit = servers.fit(loading.skeleton(str(root / "base")), root / "adapter")
     assert (fit.in_base, fit.on_server, fit.max_rank, fit.problems) == (fit.tensors, fit.tensors, 8, ())
-    assert fit.tensors == 2 * len(LAYERS) * len(SETTINGS.targets)
+    assert fit.tensors == 2 * len(loading.skeleton(str(root / "base")).projections(LAYERS, SETTINGS.targets))
 
 
 def state_of(base: Vlm) -> dict[str, tuple[str, bytes]]:
@@ -96,7 +96,7 @@ def test_a_base_is_what_it_was_when_its_adapter_is_gone(folders):
     base = loading.load(str(root / "base"), device="cpu", dtype="float32")
     logits(base)  # transformers hooks itself into a vision tower when it runs for the first time
     before = state_of(base)
-    for seed, layers in ((5, LAYERS), (6, [0, 2])):  # PEFT warns where an adapter is there already
+    for seed, layers in ((5, LAYERS), (6, LAYERS[:1])):  # PEFT warns where an adapter is there already
         peft_model = lora.attach(base, layers, SETTINGS, seed=seed)
         stir(peft_model)
         assert not torch.equal(logits(base), original)
@@ -271,7 +271,7 @@ def test_adapter_weights_are_float32_on_a_base_of_half_precision(changeable):
 
 
 def test_a_layer_that_does_not_exist_is_refused(changeable):
-    with pytest.raises(lora.DeadAdapterError, match=r"missing \['model\.text_model\.layers\.99"):
+    with pytest.raises(InputError, match="Layer 99 of tiny idefics3 has no attention"):
         lora.attach(changeable, [1, 99], SETTINGS, seed=0)
 
 
