@@ -103,8 +103,8 @@ def test_the_embedded_tournament_is_for_all_layers(config: Config, project_root:
 
 
 def test_commands_that_are_told_exist() -> None:
-    for words in (prose.FINETUNE, prose.EVALUATE):
-        assert words.split()[1] in command_line.STEPS
+    for words in (prose.FINETUNE, prose.EVALUATE, prose.SOFTEN, prose.LOOK):
+        assert words.split()[1] in {**command_line.STEPS, **command_line.COMMANDS}
     assert prose.SERVE.format(model=MODEL, alias="a").startswith(
         f"mlflow models serve -m models:/{versions.registered_name(MODEL)}@a"
     )

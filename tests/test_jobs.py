@@ -115,6 +115,13 @@ def test_what_is_softened_is_trained_and_what_is_trained_is_not_softened(
         pipeline.check_job(step, config, Job(MODEL, setup))
 
 
+def test_commands_that_are_no_step_take_every_setup(config: Config) -> None:
+    for setup in ("top-4", "soft-top-4"):
+        pipeline.check_job("export", config, Job(MODEL, setup))
+    with pytest.raises(InputError, match="top-0"):
+        pipeline.check_job("export", config, Job(MODEL, "top-0"))
+
+
 def test_what_the_tournament_and_the_report_are_made_from(config: Config) -> None:
     held = jobs.upstream(("tournament", TOP), config)
     assert {(step, job.model) for step, job in held} == {

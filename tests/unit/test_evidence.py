@@ -65,6 +65,26 @@ def test_the_original_alone_and_nothing_end_with_the_default() -> None:
     assert advice.table.rows == []
 
 
+def test_where_all_forget_the_one_of_largest_gain_is_softened_once() -> None:
+    changes = {"full_4": Change(-0.1, 0.0, 30), "bottom_4": Change(-0.4, 0.0, 30)}
+    text = said(**changes)
+    assert text.startswith("Use the original, or less of an adapter: each of 2 setups")
+    assert text.endswith("headimpact soften --model tiny --setup bottom-4")
+    # It forgets as well: softened again it would be the same.
+    text = said(**changes, soft_bottom_4=Change(-0.5, 0.0, 30))
+    assert text.endswith("headimpact look --model tiny --setup full-4")
+    text = said(full_4=Change(-0.4, 0.0, 30))
+    assert text.startswith("Use the original, or less of an adapter: full-4 alone was measured, and loses more than")
+    assert text.endswith("headimpact soften --model tiny --setup full-4")
+
+
+def test_what_gains_nothing_is_not_proposed_to_be_served() -> None:
+    text = said(full_4=Change(0.0, 0.0, 0))
+    assert text.startswith("Use the original: full-4 alone was measured, and cannot be said to gain anything (perp")
+    assert "train.epochs" in text
+    assert text.endswith("headimpact look --model tiny --setup full-4")
+
+
 def test_without_the_original_it_is_asked_for() -> None:
     made = tables(top_4=Change(-0.4, 0.0, 0))
     del made[MODEL, "original"]

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from report_outputs import (
     CHANGES,
@@ -22,6 +23,7 @@ from headimpact.errors import InputError
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.outputs import collect, read_tournament
 from headimpact.report import tables
+from headimpact.report.evidence import evidence
 from headimpact.report.outputs import Missing, Outputs
 
 
@@ -191,3 +193,20 @@ def test_tables_of_another_version_are_told(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("metric", "measure", 1))
     with pytest.raises(InputError, match=r"changes\.csv was written by another version.*headimpact tournament"):
         read_tournament(tmp_path)
+
+
+@pytest.mark.parametrize(("ids", "elsewhere"), [((1, 2, 3), False), ((1, 2), True), (None, False)])
+def test_a_tournament_on_other_data_is_known_by_its_objects(
+    tmp_path: Path, ids: tuple[int, ...] | None, elsewhere: bool
+) -> None:
+    write_tournament(tmp_path)
+    runs = pd.DataFrame({"object_id": [1, 3, 3], "nll": 0.5, "layers": ["", "", "1"]})
+    write_table(tmp_path / layout.tournament_runs(MODEL), runs)
+    if ids:
+        annotations = {"annotations": [{"id": number} for number in ids]}
+        write_json(tmp_path / layout.DATASET / "annotations/test.json", annotations)
+    found = collect([], [], tmp_path)
+    assert found.tournament
+    assert found.tournament.elsewhere == elsewhere
+    assert [absent.why.startswith("held on another test part") for absent in found.missing] == [True] * elsewhere
+    assert evidence(MODEL, {}, {}, found.tournament).source == ("nothing" if elsewhere else "tournament")

@@ -182,7 +182,10 @@ def _of_other_objects(objects: Mapping[Pair, pd.DataFrame], orders: Mapping[Pair
 
 
 def _outdated_tournament(tournament: TournamentFiles, results: Mapping[Pair, Mapping[str, Any]]) -> Iterator[Missing]:
-    """A tournament that was held before there was one of today's metrics."""
+    """A tournament that was held before there was one of today's metrics, or on other data."""
+    if tournament.elsewhere:
+        why = "held on another test part than that of data/dataset"
+        yield Missing(layout.tournament_table("changes"), why, "headimpact tournament")
     few_questions = any(QUESTIONS in content for content in results.values())
     compared = [name for name, metric in COMPARED.items() if not (metric.asked and few_questions)]
     if lacking := [name for name in compared if name not in set(tournament.changes["metric"])]:
@@ -215,13 +218,24 @@ def read_tournament(root: Path = Path()) -> TournamentFiles | None:
             "headimpact tournament"
         )
     contents["comparisons"] = contents["comparisons"].fillna({"twins": ""})
+    originals = dict(_tournament_originals(root, contents["changes"]["model"]))
     return TournamentFiles(
         **contents,
         cells_digest=digest_file(tables["cells"]),
         verdicts=read_json(verdicts),
         figure=figure,
-        originals=dict(_tournament_originals(root, contents["changes"]["model"])),
+        originals=originals,
+        elsewhere=_elsewhere(root, originals.values()),
     )
+
+
+def _elsewhere(root: Path, originals: Iterable[pd.DataFrame]) -> bool:
+    """Whether results are of objects that are not in the test part of the dataset in use."""
+    path = root / layout.DATASET / "annotations/test.json"
+    if not path.is_file():
+        return False
+    there = [annotation["id"] for annotation in read_json_object(path, "annotations")["annotations"]]
+    return not all(original["object_id"].isin(there).all() for original in originals)
 
 
 def _tournament_originals(root: Path, models: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -163,7 +163,7 @@ def check_job(name: str, config: Config, job: Job) -> None:
 
 def _check_softening(name: str, setup: str) -> None:
     """Only what is trained is softened, and what is softened is made from it."""
-    if STEPS[name].softens:
+    if name in STEPS and STEPS[name].softens:
         check_setup(softened(setup))
     elif name in ("select", "finetune") and is_softened(setup):
         raise InputError(

@@ -17,7 +17,7 @@ from headimpact.report.outputs import ORIGINAL, Pair, TournamentFiles
 from headimpact.report.page import Cell, Table
 from headimpact.report.prose import advice as prose
 from headimpact.report.rows import records
-from headimpact.selection.grammar import alias
+from headimpact.selection.grammar import alias, is_softened, softened
 from headimpact.text import listed
 from headimpact.tournament.decision import FORGETTING, GAIN, Decision
 
@@ -95,7 +95,7 @@ def advise(
         sentence=_sentence(found, decision, default, tournament, bound),
         sure=_sure(found, decision),
         notes=tuple(notes),
-        next=_next(model, decision, evaluated, default),
+        next=_next(model, found, decision, evaluated, default),
         missing=tuple(missing),
     )
 
@@ -115,6 +115,9 @@ def _sentence(
         row = rows[only]
     elif kind == "nothing compared":
         kind = "alone"
+    elif kind in prose.ALONE and len(rows) == 1:
+        ((only, row),) = rows.items()
+        kind = prose.ALONE[kind]
     models = list(dict.fromkeys(tournament.changes["model"])) if tournament else []
     return prose.WHY[kind].format(
         setup=decision.setup,
@@ -169,13 +172,28 @@ def _more_gain(found: Evidence, decision: Decision) -> str | None:
     )
 
 
-def _next(model: str, decision: Decision, evaluated: Sequence[str], default: str) -> str:
+def _next(model: str, found: Evidence, decision: Decision, evaluated: Sequence[str], default: str) -> str:
+    """The next command.
+
+    What is served gains and keeps what the model knew. Where all setups forget, the one of largest gain is softened,
+    once; where none gains, a look shows what the default has learnt.
+    """
     setup = decision.setup if decision.setup != ORIGINAL else default
     if evaluated and ORIGINAL not in evaluated:
         return prose.EVALUATE.format(model=model, setup=ORIGINAL)
+    if decision.because == "all forget" and (forgetful := _to_soften(found, evaluated)):
+        return prose.SOFTEN.format(model=model, setup=forgetful)
     if setup not in evaluated:
         return prose.FINETUNE.format(model=model, setup=setup)
-    return prose.SERVE.format(model=model, alias=alias(setup))
+    words = prose.LOOK if decision.setup == ORIGINAL else prose.SERVE
+    return words.format(model=model, setup=setup, alias=alias(setup))
+
+
+def _to_soften(found: Evidence, evaluated: Sequence[str]) -> str | None:
+    """The trained setup of largest gain; None where its softened adapter was evaluated and did not help."""
+    rows = [row for row in records(found.measured) if row["choosable"] and not is_softened(row["setup"])]
+    best = min(rows, key=lambda row: row[GAIN.name])["setup"]  # less perplexity is gain
+    return None if softened(best) in evaluated else best
 
 
 # ---- the table

@@ -60,7 +60,7 @@ def evidence(
         results: by model and setup, the content of results.json.
         objects: by model and setup, the results of every test object.
         tournament: the files of a tournament; it counts if the model took part, on the objects of today's test part
-            (where the original was evaluated on them; else nothing is known against it).
+            and, where the original was evaluated on them, with its results.
     """
     evaluated, claims = _of_evaluations(model, results, objects)
     if tournament is None or not _counts(model, objects, tournament):
@@ -89,7 +89,7 @@ def decision_of(found: Evidence, bound: float, default: str) -> Decision:
 
 def _counts(model: str, objects: Mapping[Pair, pd.DataFrame], tournament: TournamentFiles) -> bool:
     """Whether a tournament is about this model on this test part."""
-    if model not in set(tournament.changes["model"]):
+    if tournament.elsewhere or model not in set(tournament.changes["model"]):
         return False
     here, there = objects.get((model, ORIGINAL)), tournament.originals.get(model)
     if here is None or there is None or GAIN.column not in here:

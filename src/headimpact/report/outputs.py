@@ -35,6 +35,7 @@ class TournamentFiles:
         verdicts: by model, what may be claimed.
         figure: gain against forgetting.
         originals: by model, the results of every test object of the original; of models whose runs are kept.
+        elsewhere: whether it was held on another test part than that of the dataset in use, as far as that is known.
     """
 
     changes: pd.DataFrame
@@ -44,6 +45,7 @@ class TournamentFiles:
     verdicts: Mapping[str, Sequence[str]]
     figure: Path
     originals: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, eq=False)

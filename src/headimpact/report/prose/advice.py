@@ -23,17 +23,27 @@ WHY = {
     ),
     "nothing compared": "Use {setup}: {only} alone was measured ({gain}), so that nothing can be compared; {default}.",
     "alone": "Use {setup}: it alone was measured ({gain}), and {forgetting}; {default}.",
-    "nothing measured": "Use {setup}: nothing was measured of this model yet; {default}.",
+    "nothing measured": "Use {setup}: nothing was measured of this model on this dataset yet; {default}.",
     "all forget": (
         "Use the original, or less of an adapter: each of {count} setups that were measured loses more than {bound:g} "
         "of accuracy."
     ),
+    "all forget alone": (
+        "Use the original, or less of an adapter: {only} alone was measured, and loses more than {bound:g} of "
+        "accuracy."
+    ),
     "no gain": (
-        "Use the original: none of {count} setups that were measured can be said to gain anything. Train longer, or on "
-        "more images."
+        "Use the original: none of {count} setups that were measured can be said to gain anything. Train longer "
+        "(train.epochs), or on more images."
+    ),
+    "no gain alone": (
+        "Use the original: {only} alone was measured, and cannot be said to gain anything ({gain}). Train longer "
+        "(train.epochs), or on more images."
     ),
 }
 """The recommendation and its reason, by what decided it."""
+ALONE = {kind: f"{kind} alone" for kind in ("all forget", "no gain")}
+"""What is said in the place of these where a single setup was measured."""
 BY_DEFAULT = "it spreads the budget over all layers, which nothing in the evidence speaks against"
 BY_COST = "of these it trains the fewest parameters"
 DEFAULT = "of the models of the tournament ({models}), it is what most evidence is for"
@@ -77,4 +87,6 @@ PASTE_FROM = "headimpact advise --model {model} prints it as text for PEFT and o
 
 FINETUNE = "headimpact finetune --model {model} --setup {setup}"
 EVALUATE = "headimpact evaluate --model {model} --setup {setup}"
+SOFTEN = "headimpact soften --model {model} --setup {setup}"
+LOOK = "headimpact look --model {model} --setup {setup}"
 SERVE = "mlflow models serve -m models:/head-impact-{model}@{alias} --env-manager local -p 5001"

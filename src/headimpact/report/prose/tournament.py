@@ -4,6 +4,10 @@ ABSENT = (
     "No tournament was held. To set the rules of selection against each other, run headimpact tournament, then the "
     "report again."
 )
+ELSEWHERE = (
+    "It was held on another test part than that of the dataset in use, so it is no evidence for what else is shown here. "
+    "headimpact tournament holds one on this dataset."
+)
 ABOUT = (
     "Every rule of selection at the same number of trainable parameters (full: at ranks that add up to it), trained "
     "with several seeds (draws of random layers: one seed each) and measured on the same test objects as the original. "

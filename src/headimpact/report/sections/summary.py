@@ -21,7 +21,7 @@ def summary(outputs: Outputs, table4: pd.DataFrame) -> list[Block]:
     sentences = changes(table4)
     for model in outputs.models:
         blocks += [Heading(model), _model(outputs, model, sentences.get(model, []), judged)]
-    if outputs.tournament:
+    if outputs.tournament and not outputs.tournament.elsewhere:
         blocks += tournament.against_rivals(outputs.tournament)
     return [*blocks, Heading("How to read this"), Text(prose.METHOD)]
 

@@ -26,6 +26,7 @@ def tournament(files: TournamentFiles | None) -> list[Block]:
     losses = [_direction(metric, better=False) for metric in forgetting]
     verdicts = [block for model, sentences in files.verdicts.items() for block in (Heading(model), Items(sentences))]
     return [
+        *([Text(prose.ELSEWHERE)] if files.elsewhere else []),
         Text(prose.ABOUT),
         *verdicts,
         Heading("Gain against forgetting"),
