@@ -58,8 +58,8 @@ def _tried(place: Place, name: str, number: int) -> tuple[int, str]:
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         nonlocal tries
-        tries += 1
         PROPERTIES[name](place, data)
+        tries += 1
 
     try:
         holds()

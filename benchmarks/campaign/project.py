@@ -33,7 +33,7 @@ _BEFORE: dict[str, tuple[str, ...]] = {
     "download": ("download",),
     "data": ("data",),
     "identify": ("identify", "--model", MODEL),
-    "first score": COMMANDS["score"],
+    "score": COMMANDS["score"],
     "select": ("select", "--model", MODEL, "--setup", SETUP),
     **{
         f"{step} original": (step, "--model", MODEL, "--setup", "original")
@@ -67,7 +67,7 @@ _IMPORTED = (
     *(f"headimpact.lifecycle.steps.{step}" for step in ("score", "finetune", "evaluate")),
 )
 _PATIENCE = 600.0  # s, for a command that should end by itself
-_GONE = 10.0  # s, in which the processes of one that was killed have to be gone
+_GONE = 30.0  # s, in which the processes of one that was killed have to be gone
 
 
 def copy(source: Path, folder: Path) -> Path:
@@ -238,14 +238,14 @@ class Project:
     def prepare(self) -> dict[str, float]:
         """Make everything once; gives how long each of ``COMMANDS`` takes (s)."""
         takes = {}
-        for name in (*_BEFORE, *COMMANDS):
+        for name in (*_BEFORE, "finetune", "register"):
             ended = Command(self, name).end()
             if ended.code:
                 raise SystemExit(f"The campaign cannot begin: {name} failed.\n{ended.text}")
             takes[name] = ended.seconds
             print(f"{name}: {ended.seconds:.0f} s", flush=True)
         self.reference = self.digests()
-        return {name: takes[name] for name in COMMANDS}
+        return {name: takes[f"{name} original" if name == "evaluate" else name] for name in COMMANDS}
 
     def digests(self) -> dict[str, str]:
         """A digest of every file that the steps wrote, but for what work goes on from and what is kept to be faster."""

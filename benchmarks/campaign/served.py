@@ -43,7 +43,7 @@ def requests(project: Project, record: Record, until: float) -> None:
     """Serve the registered adapter and ask until a moment (``time.monotonic``)."""
     picture = sorted((project.folder / "data/dataset/images").glob("*.png"))[0].read_bytes()
     row = {"image": base64.b64encode(picture).decode(), "prompt": "What is this photo?"}
-    right = json.dumps(row | {"max_new_tokens": 8}).encode()
+    right = json.dumps(row | {"max_new_tokens": 4}).encode()
     with _served(project, record) as port:
         known = _ask(port, right)
         if known[0] != 200:
