@@ -16,6 +16,7 @@ _TURNS = ("finetune", "evaluate", "score", "register")
 _MARGIN = 96 * 2**20  # bytes of the small disk beyond what lies there
 _MOST = 23  # the power of two of the largest room that is left
 _LEAST = 9
+_MOST_IN_A_ROW = 3
 TOLD = "the command says in a sentence what failed, without a stack trace, or needs no more room than there is"
 OLD = "results from before are as they were; none stands there in part"
 AGAIN = "with room, the same command ends well, with the same bytes"
@@ -32,24 +33,29 @@ def disk(project: Project, record: Record, until: float) -> None:
             turn += 1
             if name == "register":
                 small.unregister()
-            room = int(2 ** draw.uniform(_LEAST, _MOST))
-            if filler:
-                _fill(filler, room)
-                ended = Command(small, name).end()
-                filler.unlink()
-            else:
-                ended = Command(small, name, file_bytes=room).end()
-            at = f"{name} with room for {room} bytes: "
-            record.tried["full disks"] += 1
-            record.tried["full disks that stopped the command"] += ended.code != 0
-            print(f"{at}exit status {ended.code}: {ended.last[:150]}", flush=True)
-            for promise, failure in ((TOLD, ended.untold()), (OLD, small.damaged(name))):
-                record.held(PART, promise, at + failure if failure else "")
+            for _ in range(draw.randint(1, _MOST_IN_A_ROW)):
+                _fill_up(small, filler, record, name, int(2 ** draw.uniform(_LEAST, _MOST)))
             ended = Command(small, name).end()
             failure = f"exit status {ended.code}: {ended.last}" if ended.code else small.differing()
-            record.held(PART, AGAIN, at + failure if failure else "")
+            record.held(PART, AGAIN, f"{name}: {failure}" if failure else "")
             running = small.running()
-            record.held(PART, RUNNING, at + running if running else "")
+            record.held(PART, RUNNING, f"{name}: {running}" if running else "")
+
+
+def _fill_up(small: Project, filler: Path | None, record: Record, name: str, room: int) -> None:
+    """Run a command with so much room (bytes)."""
+    if filler:
+        _fill(filler, room)
+        ended = Command(small, name).end()
+        filler.unlink()
+    else:
+        ended = Command(small, name, file_bytes=room).end()
+    at = f"{name} with room for {room} bytes: "
+    record.tried["full disks"] += 1
+    record.tried["full disks that stopped the command"] += ended.code != 0
+    print(f"{at}exit status {ended.code}: {ended.last[:150]}", flush=True)
+    for promise, failure in ((TOLD, ended.untold()), (OLD, small.damaged(name))):
+        record.held(PART, promise, at + failure if failure else "")
 
 
 @contextmanager

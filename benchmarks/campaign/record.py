@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SHARES = {"kills": 0.46, "disk": 0.14, "outages": 0.24, "files": 0.06, "requests": 0.1}
+SHARES = {"kills": 0.4, "disk": 0.16, "outages": 0.24, "files": 0.06, "requests": 0.14}
 """The parts of a campaign, and what each may take of its time."""
 _TOLD = 20  # failures of a promise that are told; the others are counted
 
