@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from campaign.damaged import files
@@ -46,7 +47,11 @@ def main() -> None:
         }
         for part, until in deadlines(given.parts, given.minutes, started):
             print(f"-- {part}, {until - time.monotonic():.0f} s", flush=True)
-            parts[part](until)
+            try:
+                parts[part](until)
+            except Exception as error:  # what the others found is kept
+                traceback.print_exc()
+                record.held(part, "the part goes on to its end", f"{type(error).__name__}: {error}")
     sys.exit(_told(record, whole=set(given.parts) == set(SHARES)))
 
 
