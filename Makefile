@@ -2,6 +2,7 @@
 # make check      what an edit is checked with: format, lint, types, imports, fast tests; under a minute
 # make test       every check
 # make write      MLproject, dvc.yaml, docs and fingerprints.json anew, from the registry of steps and from the code
+# make campaign   kills, full disks, servers that are down, damaged input, for CAMPAIGN_MINUTES: docs/reliability.md
 # make clean      removes .venv and caches; data, outputs and runs stay
 
 PYTHON ?= $(shell for python in python3.11 python3; do \
@@ -16,7 +17,7 @@ endif
 # Relative: below a folder with a space in its name, `mlflow run` would make another path of its own choice.
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 
-.PHONY: finetune check test types tests write clean
+.PHONY: finetune check test types tests write campaign clean
 
 finetune: .venv/installed
 	mlflow run . -e finetune -P setup=top-4 --env-manager local
@@ -41,6 +42,13 @@ tests:
 	pytest -n auto --dist worksteal $(TESTS)
 
 write: .venv/installed
+	headimpact write
+
+CAMPAIGN_MINUTES ?= 30
+CAMPAIGN_SEED ?=
+
+campaign: .venv/installed-dev
+	PYTHONPATH=src:benchmarks:tests python -m campaign --minutes $(CAMPAIGN_MINUTES) $(CAMPAIGN_SEED:%=--seed %)
 	headimpact write
 
 .venv/installed: requirements.txt pyproject.toml

@@ -33,6 +33,8 @@ DELIVERED = Path("outputs/delivered")
 REHEARSALS = Path("outputs/rehearsal")
 LOOKS = Path("outputs/look")
 """Pages to look at; no outputs."""
+CAMPAIGN = Path("benchmarks/campaign.json")
+"""What the campaign against kills, full disks, outages and damaged input found."""
 SPEED = Path("benchmarks/speed.json")
 CONTRACT = Path("benchmarks/contract.json")
 """What the benchmark of speed measured."""

@@ -15,7 +15,7 @@ import pandas as pd
 from headimpact.errors import InputError
 from headimpact.evaluation.metrics import METRICS
 from headimpact.files import read_json
-from headimpact.lifecycle import layout, speed, written
+from headimpact.lifecycle import layout, reliability, speed, written
 from headimpact.lifecycle.rehearsal import outcome
 from headimpact.report import findings
 from headimpact.report.cells import table_of
@@ -339,6 +339,14 @@ def _speed(function: Callable[[Path], speed.Table]) -> Block:
     return Block(lambda root: _table(*function(root / layout.SPEED)), "python benchmarks/speed.py")
 
 
+def _campaign(function: Callable[[dict[str, Any]], reliability.Table | str]) -> Block:
+    def text(root: Path) -> str:
+        made = function(reliability.read(root / layout.CAMPAIGN))
+        return made if isinstance(made, str) else _table(*made)
+
+    return Block(text, "make campaign")
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of cells that are Markdown."""
     return "".join(f"| {' | '.join(row)} |\n" for row in [columns, ["---"] * len(columns), *rows])
@@ -367,6 +375,10 @@ BLOCKS: dict[str, Block] = {
     "forgetting": Block(_forgetting, "python benchmarks/forgetting.py"),
     "contract": Block(_contract, "python benchmarks/contract.py"),
     "rehearsals": Block(_rehearsals, "headimpact rehearse"),
+    "campaigntried": _campaign(reliability.tried),
+    "campaign": _campaign(reliability.promises),
+    "campaignfailures": _campaign(reliability.failures),
+    "campaignfacts": _campaign(reliability.facts),
     **{f"speed{name}": _speed(function) for name, function in _SPEED.items()},
 }
 """Every block that is written from files, by name."""

@@ -1,0 +1,60 @@
+"""The tables of docs/reliability.md, from what the campaign wrote: promises, tries and failures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headimpact.files import read_json_object
+
+Table = tuple[list[str], list[list[str]]]
+"""Columns and rows."""
+
+AIMS = {
+    "kills": 20,
+    "full disks": 10,
+    "outages": 6,
+    "fuzzed files": 2500,
+    "fuzzed requests": 2500,
+    "clients with right requests": 32,
+}
+"""What a campaign should try at least."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What the campaign wrote.
+
+    Raises:
+        FileNotFoundError: there was none.
+        InputError: the file is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return read_json_object(path)
+
+
+def tried(campaign: Mapping[str, Any]) -> Table:
+    """What was done, beside what should be at least."""
+    counts = {**dict.fromkeys(AIMS, 0), **campaign["tried"]}
+    rows = [[name, str(count), str(AIMS.get(name, ""))] for name, count in counts.items()]
+    return ["tried", "times", "at least"], rows
+
+
+def promises(campaign: Mapping[str, Any]) -> Table:
+    """Every promise, a row each."""
+    rows = [
+        [promise["part"], promise["text"], str(promise["tries"]), str(promise["failed"])]
+        for promise in campaign["promises"]
+    ]
+    return ["part", "promise", "tries", "failures"], rows
+
+
+def failures(campaign: Mapping[str, Any]) -> str:
+    """What happened where a promise did not hold, a line each."""
+    lines = [f"- {promise['text']}: {failure}" for promise in campaign["promises"] for failure in promise["failures"]]
+    return "\n".join(lines) or "No promise failed."
+
+
+def facts(campaign: Mapping[str, Any]) -> str:
+    """Under what the campaign was held, in a sentence."""
+    told = [f"{name}: {value}" for name, value in campaign["facts"].items()]
+    return f"Seed {campaign['seed']}, {campaign['minutes']:g} minutes; {'; '.join(told)}."
