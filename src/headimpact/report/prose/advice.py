@@ -29,8 +29,7 @@ WHY = {
         "of accuracy."
     ),
     "all forget alone": (
-        "Use the original, or less of an adapter: {only} alone was measured, and loses more than {bound:g} of "
-        "accuracy."
+        "Use the original, or less of an adapter: {only} alone was measured, and loses more than {bound:g} of accuracy."
     ),
     "no gain": (
         "Use the original: none of {count} setups that were measured can be said to gain anything. Train longer "

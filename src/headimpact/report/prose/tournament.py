@@ -5,8 +5,8 @@ ABSENT = (
     "report again."
 )
 ELSEWHERE = (
-    "It was held on another test part than that of the dataset in use, so it is no evidence for what else is shown here. "
-    "headimpact tournament holds one on this dataset."
+    "It was held on another test part than that of the dataset in use, so it is no evidence for what else is shown "
+    "here. headimpact tournament holds one on this dataset."
 )
 ABOUT = (
     "Every rule of selection at the same number of trainable parameters (full: at ranks that add up to it), trained "
