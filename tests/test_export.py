@@ -191,3 +191,11 @@ def test_the_card_of_what_was_not_measured_says_so() -> None:
     text = card(replace(FACTS, results=None, original=None, changes=None, perplexity=None, merged=True))
     assert "Not measured." in text
     assert yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
+
+
+def test_the_card_tells_the_ranks_that_are_there() -> None:
+    """Not the rank of no module, as where all layers share a budget."""
+    own = {"r": 8, "target_modules": ["a.0.q_proj", "a.1.q_proj"], "rank_pattern": {r"a\.0\.q_proj": 2}}
+    assert "rank 2, 8, alpha" in card(replace(FACTS, config=CONFIG | own))
+    own["rank_pattern"] |= {r"a\.1\.q_proj": 3}
+    assert "rank 2, 3, alpha" in card(replace(FACTS, config=CONFIG | own))

@@ -265,6 +265,16 @@ def test_a_sound_dataset_gives_a_summary(folder):
     assert summary.rows[-1][1] == "0"
 
 
+def test_a_sound_folder_of_one_s_own_is_made_a_dataset_next(folder, project_root, monkeypatch):
+    monkeypatch.chdir(project_root)
+    sizes, quiet = {"impact": 2, "train": 1, "val": 1, "test": 2}, Console(file=io.StringIO())
+    for dataset, following in (
+        ("scenes", f"dataset: {folder.absolute()} in params.yaml, then headimpact data"),
+        (str(folder), "headimpact data"),
+    ):
+        assert check_data.run(folder, console=quiet, plan=check_data.Plan(sizes, 0, None, dataset)).next == following
+
+
 def test_problems_are_shown_with_what_to_do(folder):
     image_file(folder, 3).unlink()
     text = shown(folder)

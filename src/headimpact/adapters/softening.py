@@ -83,7 +83,7 @@ def evaluate_scales(
         if not FORGETTING.is_measured(table):
             raise InputError(
                 "Forgetting cannot be measured: fewer than two validation images have a question, so that no scale can "
-                "be chosen. It takes images with different phrases."
+                "be chosen. It takes more images with different phrases in the part val (split.val in params.yaml)."
             )
         table.insert(0, "scale", scale)
         tables.append(table)

@@ -1,5 +1,6 @@
 """The model card of a delivered adapter: README.md, as the hub reads it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,8 @@ def _loading(facts: Facts) -> str:
 
 def _training(facts: Facts) -> str:
     header, config = facts.header, facts.config
-    ranks = sorted(
-        {config["r"], *config.get("rank_pattern", {}).values()} if config.get("rank_pattern") else [config["r"]]
-    )
+    of_module = config.get("rank_pattern") or {}
+    ranks = sorted({of_module.get(re.escape(name), config["r"]) for name in config["target_modules"]})
     targets = sorted({name.rpartition(".")[2] for name in config["target_modules"]})
     method = "DoRA" if config.get("use_dora") else "rank-stabilised LoRA" if config.get("use_rslora") else "LoRA"
     revision = f", revision `{header['revision']}`" if facts.on_hub else ""
@@ -174,8 +174,8 @@ def _results(facts: Facts) -> str:
             *rows,
             "",
             f"On {n} objects of the test part, ± standard error; differences are paired by object and clustered by "
-            "image. Gain is the perplexity of the objects' descriptions; forgetting is what happened to four-option "
-            "questions, which were not trained.",
+            "image. Gain is the perplexity of the objects' descriptions; forgetting is what happened to questions "
+            "with options, which were not trained.",
         ]
     )
 

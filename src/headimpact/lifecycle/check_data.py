@@ -1,7 +1,7 @@
 """``headimpact check-data``: what is wrong with a dataset, on the screen and as CSV."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,9 @@ from headimpact.data.checking import check, write_problems
 from headimpact.data.packed import PackedSamples
 from headimpact.data.problems import Problem
 from headimpact.errors import InputError
+from headimpact.lifecycle import layout
 from headimpact.lifecycle.outlook import outlook, split_as_data_would
+from headimpact.lifecycle.params import is_own
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.summary import Summary, print_summary
 from headimpact.vlm.base import Vlm
@@ -28,11 +30,13 @@ class Plan:
         sizes: of the parts.
         seed: of split and questions.
         vlm: the base that it is for, without weights; None where it is checked for none.
+        dataset: what params.yaml names as the dataset.
     """
 
     sizes: Mapping[str, int | float]
     seed: int
     vlm: Vlm | None = None
+    dataset: str = ""
 
 
 def run(folder: Path, report: Path | None = None, console: Console | None = None, plan: Plan | None = None) -> Summary:
@@ -64,7 +68,18 @@ def run(folder: Path, report: Path | None = None, console: Console | None = None
         print_summary(summary, console)
         count = len(problems)
         raise InputError(f"{folder} has {count} problem{'s' * (count > 1)}.")
+    if plan:
+        summary = replace(summary, next=_next(folder.absolute(), plan.dataset))
     return summary
+
+
+def _next(folder: Path, dataset: str) -> str | None:
+    """What makes the dataset of a sound folder; None where the folder is what was made."""
+    root = layout.find_root(Path.cwd())
+    if folder == root / layout.DATASET:
+        return None
+    named = is_own(dataset) and (root / dataset).resolve() == folder.resolve()
+    return "headimpact data" if named else f"dataset: {folder} in {layout.PARAMS}, then headimpact data"
 
 
 def _unsuited(folder: Path, samples_of: Mapping[str, PackedSamples], vlm: Vlm) -> list[Problem]:

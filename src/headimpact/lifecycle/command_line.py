@@ -238,16 +238,15 @@ def check_data(
         from headimpact.lifecycle import check_data as checking
         from headimpact.lifecycle.summary import print_summary
 
-        plan = checking.Plan(loaded.split.model_dump(), loaded.seed) if loaded else None
+        vlm = None
         if loaded and model:
             from headimpact.vlm import loading
 
             params.check_model(loaded, model)
             base = loaded.models[model]
             with chdir(layout.find_root(Path.cwd())):
-                plan = checking.Plan(
-                    loaded.split.model_dump(), loaded.seed, loading.skeleton(base.source, base.revision)
-                )
+                vlm = loading.skeleton(base.source, base.revision)
+        plan = checking.Plan(loaded.split.model_dump(), loaded.seed, vlm, loaded.dataset) if loaded else None
         print_summary(checking.run(folder, report, plan=plan))
 
 

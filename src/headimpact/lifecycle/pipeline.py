@@ -30,6 +30,7 @@ from headimpact.selection.grammar import is_softened, softened, trained
 from headimpact.selection.setups import check_setup
 
 Function = Callable[[Config, Job], Summary]
+_MANY = 4
 
 
 def run(name: str, config: Config, job: Job, overridden: bool, function: Callable[[str], Function]) -> list[Summary]:
@@ -276,7 +277,9 @@ def _record(work: Work, config: Config, before: dict[str, object], overridden: b
             "the next dvc repro makes it again."
         )
     elif STEPS[work[0]].as_it_is and (others := [stage for stage in graph.stale([name]) if stage != name]):
-        print(f"It shows what is there now. Missing or stale: {', '.join(others)}. To make them: dvc repro")
+        more = f" and {len(others) - _MANY} more" if len(others) > _MANY else ""
+        told = f"{', '.join(others[:_MANY])}{more}"
+        print(f"It shows what is there now. Missing or stale: {told}. To make all of the grid: dvc repro")
     else:
         try:
             graph.commit(name)
