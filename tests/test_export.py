@@ -62,7 +62,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if "lora_B" in name:
                 weight.fill_(0.05)
     base.source = "bases/tiny"
-    lora.save(peft_model, root / layout.adapter(*vars(JOB).values()), HEADER | {"base_digest": base.digest})
+    lora.save(
+        peft_model,
+        root / layout.adapter(*vars(JOB).values()),
+        HEADER | {"base_digest": base.digest, "base_settings": base.settings},
+    )
     return root
 
 
