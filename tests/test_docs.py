@@ -166,7 +166,20 @@ def test_every_page_is_linked_from_the_readme():
 
 def test_commands_exist(page: Path):
     keys = {re.sub(r"<\w+>", "*", parameter.key) for parameter in documentation()}
-    options = {"model", "setup", "debug", "report", "help", "images", "image", "phrase", "question", "merged", "check"}
+    options = {
+        "model",
+        "setup",
+        "debug",
+        "report",
+        "help",
+        "images",
+        "image",
+        "phrase",
+        "question",
+        "merged",
+        "check",
+        "boxes",
+    }
     rules = re.findall(r"^([a-z ]+):(?! MARKED)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     targets = " ".join(rules).split()
     entry_points = yaml.safe_load(written.entry_points())["entry_points"]
