@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     """Run the parts of the campaign one after the other; the exit status says whether every promise held."""
     parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0, help="for the whole campaign")
+    parser.add_argument("--minutes", type=float, default=30.0, help="for all parts, once the copy is made")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is drawn")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="writes nothing if not all")
     given = parser.parse_args()
     # Ended from outside, it ends its servers and takes its disk down.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    started, record = time.monotonic(), Record(given.seed, given.minutes)
+    record = Record(given.seed, given.minutes)
     print(f"seed {given.seed}, {given.minutes:g} minutes", flush=True)
     with tempfile.TemporaryDirectory(prefix="headimpact-campaign-") as name:
         project = Project(copy(ROOT, Path(name) / "project"), Path(name) / "log")
@@ -45,7 +45,7 @@ def main() -> None:
             "files": lambda until: files(record, Path(name), ROOT, until),
             "requests": lambda until: requests(project, record, until),
         }
-        for part, until in deadlines(given.parts, given.minutes, started):
+        for part, until in deadlines(given.parts, given.minutes, time.monotonic()):
             print(f"-- {part}, {until - time.monotonic():.0f} s", flush=True)
             try:
                 parts[part](until)
