@@ -32,7 +32,7 @@ class Promise:
 
 
 class Record:
-    """Promises that are tried.
+    """What one part of a campaign finds.
 
     Args:
         seed: of everything that is drawn.
