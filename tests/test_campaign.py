@@ -34,18 +34,18 @@ def test_the_page_has_promises_tries_and_failures(tmp_path: Path) -> None:
     record = Record(7, 30)
     record.tried["kills"] += 21
     record.facts["processors"] = 2
-    record.held("files", "it is sound", tries=50)
-    write_json(tmp_path / layout.CAMPAIGN, record.as_json())
+    record.held("kills", "it is sound", tries=50)
+    write_json(tmp_path / layout.CAMPAIGN, {"kills": record.as_json()})
     assert "No promise failed." in pages.pages(tmp_path)[Path("README.md")]
     record.held("kills", "no process is left", "score: 12 python")
-    write_json(tmp_path / layout.CAMPAIGN, record.as_json())
+    write_json(tmp_path / layout.CAMPAIGN, {"kills": record.as_json()})
     text = pages.pages(tmp_path)[Path("README.md")]
     assert "| kills | 21 | 20 |" in text
     assert "| outages | 0 | 6 |" in text
-    assert "| files | it is sound | 50 | 0 |" in text
+    assert "| kills | it is sound | 50 | 0 |" in text
     assert "| kills | no process is left | 1 | 1 |" in text
     assert "- no process is left: score: 12 python" in text
-    assert "Seed 7, 30 minutes; processors: 2." in text
+    assert "- kills: seed 7, a campaign of 30 minutes; processors: 2" in text
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ class Promise:
 
 
 class Record:
-    """Promises that are tried.
+    """What one part of a campaign finds.
 
     Args:
         seed: of everything that is drawn.
-        minutes: for the whole campaign.
+        minutes: for all parts.
     """
 
     def __init__(self, seed: int, minutes: float) -> None:
@@ -81,7 +81,7 @@ def deadlines(parts: Collection[str], minutes: float, started: float) -> Iterato
     Args:
         parts: of ``SHARES``.
         minutes: for all of them.
-        started: when the campaign began; what has gone by goes off all parts.
+        started: when the first one began; what has gone by goes off all parts.
     """
     shares = {part: share for part, share in SHARES.items() if part in parts}
     end, remaining = started + 60 * minutes, sum(shares.values())

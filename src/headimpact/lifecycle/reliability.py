@@ -21,7 +21,7 @@ AIMS = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What the campaign wrote.
+    """What the campaign wrote: by part, its seed, minutes, facts, what was tried, and promises.
 
     Raises:
         FileNotFoundError: there was none.
@@ -34,7 +34,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def tried(campaign: Mapping[str, Any]) -> Table:
     """What was done, beside what should be at least."""
-    counts = {**dict.fromkeys(AIMS, 0), **campaign["tried"]}
+    counts = dict.fromkeys(AIMS, 0)
+    for part in campaign.values():
+        counts |= part["tried"]
     rows = [[name, str(count), str(AIMS.get(name, ""))] for name, count in counts.items()]
     return ["tried", "times", "at least"], rows
 
@@ -42,19 +44,28 @@ def tried(campaign: Mapping[str, Any]) -> Table:
 def promises(campaign: Mapping[str, Any]) -> Table:
     """Every promise, a row each."""
     rows = [
-        [promise["part"], promise["text"], str(promise["tries"]), str(promise["failed"])]
-        for promise in campaign["promises"]
+        [name, promise["text"], str(promise["tries"]), str(promise["failed"])]
+        for name, part in campaign.items()
+        for promise in part["promises"]
     ]
     return ["part", "promise", "tries", "failures"], rows
 
 
 def failures(campaign: Mapping[str, Any]) -> str:
     """What happened where a promise did not hold, a line each."""
-    lines = [f"- {promise['text']}: {failure}" for promise in campaign["promises"] for failure in promise["failures"]]
+    lines = [
+        f"- {promise['text']}: {failure}"
+        for part in campaign.values()
+        for promise in part["promises"]
+        for failure in promise["failures"]
+    ]
     return "\n".join(lines) or "No promise failed."
 
 
 def facts(campaign: Mapping[str, Any]) -> str:
-    """Under what the campaign was held, in a sentence."""
-    told = [f"{name}: {value}" for name, value in campaign["facts"].items()]
-    return f"Seed {campaign['seed']}, {campaign['minutes']:g} minutes; {'; '.join(told)}."
+    """Under what every part was held, a line each."""
+    return "\n".join(
+        f"- {name}: seed {part['seed']}, a campaign of {part['minutes']:g} minutes"
+        + "".join(f"; {fact}: {value}" for fact, value in part["facts"].items())
+        for name, part in campaign.items()
+    )
