@@ -43,7 +43,8 @@ def words(text: str) -> list[str]:
         else:
             is_open = False
         joins = False
-    return found
+    # A mark that stood apart may make one character with the letter that it has come to.
+    return [unicodedata.normalize("NFC", word) for word in found]
 
 
 def _is_sign(character: str) -> bool:

@@ -21,6 +21,7 @@ from headimpact.text import normalise
         ("หมู", "ห มู"),
         ("काला कुत्ता", "काला कुत्ता"),
         ("e\u0301te\u0301", "\u00e9t\u00e9"),
+        ("o\u0308 \u0304", "\u022b"),  # the mark that stands apart goes with the letter
         ("m²", "m2"),
         ("❤\ufe0f", "❤"),
         ("👩\u200d🔬 at work", "👩🔬 at work"),
