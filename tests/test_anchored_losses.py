@@ -63,9 +63,10 @@ def test_what_is_below_the_lowest_layer_is_shared_and_other_heads_stay_at_zero(p
     images = captions_of(engine, parts[0])
     losses = anchored_losses(peft_model, WEIGHT)
     backward(engine, images, lambda loss: loss.backward(), losses)
-    computed, held = engine.frozen.computed, ~lora.head_rows(vlm, [1], "q_proj")
+    (q_proj,) = vlm.projections([2], ["q_proj"])
+    computed, held = engine.frozen.computed, ~lora.head_rows(vlm, [1], q_proj)
     backward(engine, images, lambda loss: loss.backward(), losses)
     assert engine.frozen.computed == computed  # adapter and base alike take what was kept
-    gradient = vlm.model.get_submodule(f"{vlm.projections([2], ['q_proj'])[0]}.lora_B.default").weight.grad
+    gradient = vlm.model.get_submodule(f"{q_proj}.lora_B.default").weight.grad
     assert not gradient[held].any()
     assert gradient[~held].any()

@@ -93,7 +93,7 @@ def test_what_decides_no_result(edit, changes) -> None:
     edit("impact/head_impact.py", '"""', '"""In other words: ')
     edit("impact/head_impact.py", "\nimport ", "\n# A comment.\nimport ")
     edit("lifecycle/steps/inputs.py", "The weights of {base.source} have changed", "{base.source} has changed")
-    edit("lifecycle/tracking.py", 'EXPERIMENT = "head-impact"', 'EXPERIMENT = "other"')
+    edit("lifecycle/tracking.py", 'COMMIT = "mlflow', 'COMMIT = "other')
     edit("lifecycle/pipeline.py", "def run_grid(", "def run_all(config):\n    return 0\n\n\ndef run_grid(")
     edit("lifecycle/registry.py", '"Compute the Head Impact', '"Work out the Head Impact')
     assert changes() == NONE

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from headimpact import hub
 from headimpact.adapters import lora
 from headimpact.errors import InputError
 from headimpact.lifecycle import demo, layout
@@ -37,6 +38,7 @@ def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if "lora_B" in name:
                     weight.add_(1.0 if setup == "top-2" else -1.0)
         header = {"base": MODEL, "source": base.source, "base_digest": base.digest, "layers": [1, 2], "setup": setup}
+        header |= {"base_settings": hub.settings_digests(checkpoint)}
         lora.save(adapted, root / layout.adapter(MODEL, setup), header)
     (root / layout.DATASET / "images").mkdir(parents=True)
     PICTURE.save(root / layout.DATASET / "images/000001.png")

@@ -192,8 +192,9 @@ def test_what_a_worker_refuses_is_said_in_its_words(smolvlm: Vlm, samples: list[
 
 
 def test_items_come_out_in_order_and_no_worker_stays() -> None:
+    before = threading.active_count()
     assert list(stream(range(20), lambda item: item * 2, workers=2)) == [item * 2 for item in range(20)]
-    assert threading.active_count() < 5
+    assert threading.active_count() <= before
     assert list(stream([], lambda item: item, workers=2)) == []
 
 
@@ -278,7 +279,7 @@ def test_an_image_is_read_once_in_a_process(
     smolvlm: Vlm, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, prepare = Engine(smolvlm, first=3), captions(smolvlm)
-    before = list(phrase_nll(engine, engine.load(samples[:3], prepare, keep=True)))
+    before = list(phrase_nll(engine, engine.load(samples, prepare, keep=True)))
     monkeypatch.setattr(Sample, "image", lambda sample: pytest.fail("it was read again"))
     monkeypatch.setattr(smolvlm.chat.__class__, "tokenize", lambda *_: pytest.fail("it was tokenised again"))
     again = list(phrase_nll(engine, engine.load(samples[::-1], prepare)))

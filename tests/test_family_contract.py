@@ -3,6 +3,7 @@
 Runs on a tiny model with random weights, and on the real checkpoint's settings without weights (``family_facts.py``).
 """
 
+import json
 import os
 import subprocess
 import sys

@@ -306,4 +306,4 @@ def test_of_a_killed_score_no_process_stays_and_the_rest_is_done(samples, folder
     impact, _ = score_images(engine_of(vlm), samples, CHANCE, kept=kept)
     undisturbed, _ = score_images(engine_of(vlm), samples, CHANCE)
     for name, values in vars(undisturbed).items():
-        assert getattr(impact, name).tobytes() == values.tobytes()
+        assert np.asarray(getattr(impact, name)).tobytes() == np.asarray(values).tobytes(), name

@@ -20,6 +20,7 @@ from headimpact.errors import InputError
 from headimpact.impact.scoring import ChanceSettings, OtherObjects, Skipped, score_images
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES
+from headimpact.vlm.packing import PromptAttention
 from headimpact.vlm.tokengrid import token_mask
 
 THRESHOLD, DRAWS, SEED = 0.5, 3, 11
@@ -76,9 +77,9 @@ def naive_scores(vlm: Vlm, samples: list[Sample]) -> pd.DataFrame:
                 picture = Image.fromarray(others[index].mask().astype(np.uint8))
                 stretched = picture.resize((sample.width, sample.height), Image.Resampling.NEAREST)
                 foreign.append(naive_mask(vlm, np.asarray(stretched).astype(bool)))
-            for layer in range(vlm.layers):
+            for index, layer in enumerate(vlm.attention_layers):
                 for head in range(vlm.heads):
-                    row = maps[layer, head, tokens.target][:, tokens.visual].mean(0).numpy()
+                    row = maps[index, head, tokens.target][:, tokens.visual].mean(0).numpy()
                     rows.append(
                         {
                             "image_id": sample.id,
@@ -102,7 +103,7 @@ def test_scores_equal_the_obvious_way(vlm, samples):
     assert (found[keys].to_numpy() == expected[keys].to_numpy()).all()
     heads = found.groupby(["layer", "head"])[["iou", "chance", "auroc", "mass"]].mean()
     wanted = expected.groupby(["layer", "head"])[["iou", "chance", "auroc", "mass"]].mean()
-    assert len(heads) == vlm.layers * vlm.heads
+    assert len(heads) == len(vlm.attention_layers) * vlm.heads
     # A tie at the threshold may flip a token; what does not depend on it is tight.
     np.testing.assert_allclose(heads["iou"], wanted["iou"], atol=0.02)
     np.testing.assert_allclose(heads["chance"], wanted["chance"], atol=0.02)
@@ -116,7 +117,8 @@ def test_forwards_of_other_sizes_give_the_same(vlm, samples, monkeypatch):
     together = score_images(engine_of(vlm), samples, CHANCE)[0].objects_frame()
     assert len(forwards) == 1
     apart = score_images(engine_of(vlm, batch_tokens=1), samples, CHANCE)[0].objects_frame()
-    assert len(forwards) == 1 + len(samples)
+    alone = vlm.prompt_attention is PromptAttention.RECURRENT  # every conversation
+    assert len(forwards) == 1 + (sum(len(sample.objects) for sample in samples) if alone else len(samples))
     order = ["image_id", "object_id", "layer", "head"]
     assert (apart[order].to_numpy() == together[order].to_numpy()).all()
     for name in ("auroc", "mass"):

@@ -300,10 +300,11 @@ def address(folder: Path) -> Iterator[str]:
 
 def register_fake(folder: Path) -> None:
     package, real = folder / "source/headimpact", Path(serving.__file__).parents[1]
-    for wing in ("", "lifecycle", "vlm", "adapters"):
+    for wing in ("", "data", "lifecycle", "vlm", "adapters"):
         (package / wing).mkdir(parents=True)
         (package / wing / "__init__.py").write_text("")
-    for name in ("__init__", "errors", "files", "lifecycle/gateway", "lifecycle/serving"):
+    modules = ("__init__", "errors", "files", "data/images", "data/problems", "lifecycle/gateway", "lifecycle/serving")
+    for name in modules:
         shutil.copy(real / f"{name}.py", package / f"{name}.py")
     (package / "vlm/loading.py").write_text(FAKE_LOADING.format(folder=str(folder)))
     (package / "adapters/lora.py").write_text(FAKE_LORA)

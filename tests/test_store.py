@@ -146,8 +146,9 @@ def test_two_that_make_the_experiment_at_once_share_it(project: Path, monkeypatc
 
 def test_a_deleted_experiment_is_told_with_the_command(project: Path) -> None:
     tracking.initialise()
-    MlflowClient().delete_experiment("1")
-    with pytest.raises(InputError, match=r"was deleted\. To have it back: mlflow experiments restore -x 1$"):
+    ours = mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    MlflowClient().delete_experiment(ours)
+    with pytest.raises(InputError, match=r"was deleted\. To have it back: mlflow experiments restore -x 0$"):
         tracking.initialise()
 
 
@@ -271,9 +272,9 @@ def test_the_run_of_a_killed_process_is_ended_with_the_reason(
     started = psutil.Process(sleeper.pid).create_time()
     machine = dead_runs.this_process().rsplit(" ", 2)[0]
     client = MlflowClient()
-    runs = {}
+    runs, ours = {}, mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
     for name, process in (("killed", f"{machine} {sleeper.pid} {started:.0f}"), ("mine", dead_runs.this_process())):
-        runs[name] = client.create_run("1", tags={dead_runs.PROCESS: process}, run_name=name).info.run_id
+        runs[name] = client.create_run(ours, tags={dead_runs.PROCESS: process}, run_name=name).info.run_id
     assert dead_runs.end_dead_runs() == []
     sleeper.kill()
     sleeper.communicate()

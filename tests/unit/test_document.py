@@ -46,7 +46,7 @@ def test_what_to_use_comes_first_then_the_summary(report: Document) -> None:
     assert [section.title for section in report.sections[:2]] == ["Which setup to use", "Summary"]
     said = text(report, "Which setup to use")
     assert "Use the original, or less of an adapter: each of 3 setups" in said
-    assert "Next: headimpact finetune --model tiny --setup full-4" in said
+    assert "Next: headimpact soften --model tiny --setup top-4" in said
 
 
 def test_the_summary_follows_the_verdicts(report: Document) -> None:

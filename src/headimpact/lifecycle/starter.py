@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from functools import cache
 
 import psutil
 
@@ -15,11 +16,12 @@ _SHELLS = {"sh", "ash", "bash", "dash", "ksh", "zsh", "fish", "cmd.exe", "powers
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
+@cache
 def end_with_starter() -> None:
     """Interrupt this process, as Ctrl-C does, once ``dvc repro`` or ``mlflow run``, if it was one, is gone.
 
     Nothing is watched for a command that a person started: it may well outlive its terminal. To be called in the main
-    thread.
+    thread; only the first call in a process does something.
     """
     if not {"DVC_STAGE", "MLFLOW_RUN_ID"} & set(os.environ) or (starter := _starter()) is None:
         return

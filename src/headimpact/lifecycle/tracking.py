@@ -19,7 +19,6 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from headimpact.errors import InputError
-from headimpact.evaluation.questions import QUESTIONS
 from headimpact.lifecycle import dead_runs, experiment, store, store_errors
 from headimpact.lifecycle.graph import environment
 from headimpact.selection.grammar import is_softened
@@ -264,6 +263,8 @@ def log_results(results: Mapping[str, Any], differences: Mapping[str, Difference
     ``parameters/percent`` where there are parameters; ``test/chance``, the accuracy of guessing, where some question
     has fewer than four options.
     """
+    from headimpact.evaluation.questions import QUESTIONS  # imports torch, which most steps do not need
+
     values = {f"parameters/{name}": value for name, value in results.get("parameters", {}).items()}
     if (chance := results.get(QUESTIONS, {}).get("chance")) is not None:
         values["test/chance"] = chance

@@ -16,7 +16,7 @@ from headimpact.engine.watch import Watch, unwatched
 from headimpact.errors import InputError
 from headimpact.impact.object_maps import Look, Subject, look, subject_without_masks, subjects_of
 from headimpact.impact.scoring import Skipped
-from headimpact.report.look import Told, html
+from headimpact.report.look.page import Told, html
 from headimpact.vlm.conversations import Conversation
 
 ORIGINAL = "original"
