@@ -15,10 +15,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import headimpact.lifecycle
-import headimpact.lifecycle.command_line as command_line
 from headimpact.errors import InputError
 from headimpact.files import read_json
-from headimpact.lifecycle import code, graph, layout, pipeline, written
+from headimpact.lifecycle import code, command_line, graph, invocation, layout, pipeline, written
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.documentation import documentation
 from headimpact.lifecycle.jobs import enter
@@ -53,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(pipeline, "run", record)
     steps = types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(run=lambda: name))
-    monkeypatch.setattr(command_line, "importlib", steps)
+    monkeypatch.setattr(invocation, "importlib", steps)
     return seen
 
 
@@ -83,7 +82,7 @@ def test_a_step_that_the_dataset_does_not_need_is_not_even_imported(
         return [function(name)(config, job)]
 
     monkeypatch.setattr(pipeline, "run", direct)
-    monkeypatch.setattr(command_line, "importlib", None)
+    monkeypatch.setattr(invocation, "importlib", None)
     steps = ["download", "ground", "segment"]
     assert [name for name, step in STEPS.items() if not step.needed_for("scenes")] == steps
     assert [name for name, step in STEPS.items() if not step.needed_for("published")] == steps[1:]

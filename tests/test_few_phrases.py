@@ -164,3 +164,10 @@ def test_what_a_base_cannot_take_is_left_out_with_the_reason(vlm: Vlm, tmp_path:
         vlm.generate(open_image(narrow.path, (420, 2)), "What is this?")
     everything = packed([plain])
     assert suited(everything, vlm, found.append) is everything
+
+
+def test_a_control_token_is_what_is_written_like_one_and_not_what_is_unknown(vlm: Vlm) -> None:
+    for name in ("<|im_end|>", "<|image_pad|>", vlm.image_placeholder):
+        assert vlm.chat.control_token(f"an {name}owl") == name
+    for text in ("", "a cat", "<|im_end", "\u732b \U0001f989 \ue000", "a < b | c > d"):
+        assert vlm.chat.control_token(text) is None

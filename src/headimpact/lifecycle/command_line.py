@@ -1,27 +1,27 @@
 """The command line: one command a step of the registry, imported only when it runs."""
 
-import gc
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from safetensors import SafetensorError
 from typer.core import TyperCommand
 
-from headimpact import processes
-from headimpact.errors import InputError, fault_of_machine
+from headimpact.errors import InputError
 from headimpact.lifecycle import layout, params, values
-from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.config import Job
 from headimpact.lifecycle.documentation import documentation
-from headimpact.lifecycle.garbage import nothing_collected
+from headimpact.lifecycle.invocation import (
+    entered,
+    errors_told,
+    load,
+    load_to_try,
+    project_values,
+    run_step,
+    step_functions,
+)
 from headimpact.lifecycle.registry import COMMANDS, STEPS, Step
-from headimpact.lifecycle.starter import end_with_starter
-from headimpact.lifecycle.terminal import make_printable
 
 app = typer.Typer(
     help="Which layers of a vision-language model to fine-tune, answered from its attention.",
@@ -74,13 +74,13 @@ def _command(step: Step) -> Callable[..., None]:
     """The function of a step's command, with the options that the step takes."""
 
     def of_setup(given: Values = None, model: Model = None, setup: Setup = None, debug: Debug = False) -> None:
-        _run(step.name, given, model, setup, debug)
+        run_step(step.name, given, model, setup, debug)
 
     def of_model(given: Values = None, model: Model = None, debug: Debug = False) -> None:
-        _run(step.name, given, model, None, debug)
+        run_step(step.name, given, model, None, debug)
 
     def of_project(given: Values = None, debug: Debug = False) -> None:
-        _run(step.name, given, None, None, debug)
+        run_step(step.name, given, None, None, debug)
 
     return {"setup": of_setup, "model": of_model, "project": of_project}[step.per]
 
@@ -92,8 +92,8 @@ for _step in STEPS.values():
 @app.command(help=COMMANDS["main"].help, cls=ValuesCommand, context_settings=UNKNOWN)
 def main(given: Values = None, debug: Debug = False) -> None:
     """Run the whole grid."""
-    with _errors_told(debug):
-        _, loaded = _load("main", given)
+    with errors_told(debug):
+        _, loaded = load("main", given)
         from headimpact.lifecycle import graph, pipeline, tracking
         from headimpact.lifecycle.summary import Summary, print_summary
 
@@ -107,8 +107,8 @@ def main(given: Values = None, debug: Debug = False) -> None:
 @app.command(help=COMMANDS["plan"].help, cls=ValuesCommand, context_settings=UNKNOWN)
 def plan(given: Values = None, model: Model = None, debug: Debug = False) -> None:
     """Tell what a model and its setups would cost."""
-    with _errors_told(debug):
-        loaded, job = _load_to_try("plan", given, model)
+    with errors_told(debug):
+        loaded, job = load_to_try("plan", given, model)
         from headimpact.lifecycle.steps import plan as step
         from headimpact.lifecycle.summary import print_summary
 
@@ -118,8 +118,8 @@ def plan(given: Values = None, model: Model = None, debug: Debug = False) -> Non
 @app.command(help=COMMANDS["advise"].help, cls=ValuesCommand, context_settings=UNKNOWN)
 def advise(given: Values = None, model: Model = None, debug: Debug = False) -> None:
     """Tell which setup to use."""
-    with _errors_told(debug):
-        loaded, job = _load_to_try("advise", given, model)
+    with errors_told(debug):
+        loaded, job = load_to_try("advise", given, model)
         from headimpact.lifecycle.steps import advise as step
         from headimpact.lifecycle.summary import print_summary
 
@@ -141,11 +141,11 @@ def look(
 ) -> None:
     """Show where every head looks."""
     picture = image.absolute() if image else None  # before the working directory becomes the project's root
-    with _errors_told(debug):
-        plain, loaded = _load("look", given)
+    with errors_told(debug):
+        plain, loaded = load("look", given)
         if model and model not in loaded.models:
-            model = _entered(loaded, model)
-            plain, loaded = _load("look", given)
+            model = entered(loaded, model)
+            plain, loaded = load("look", given)
         job = Job(model or loaded.model, setup)
         from headimpact.lifecycle import pipeline
 
@@ -155,15 +155,15 @@ def look(
 
         asked = step.Asked(images, picture, phrase or (), question)
         asked.check()
-        with pipeline.provided(*asked.reads(job), plain, _functions(plain)):
+        with pipeline.provided(*asked.reads(job), plain, step_functions(plain)):
             print_summary(step.run(loaded, job, asked))
 
 
 @app.command(help=COMMANDS["rehearse"].help, cls=ValuesCommand, context_settings=UNKNOWN)
 def rehearse(given: Values = None, model: Model = None, images: Images = 3, debug: Debug = False) -> None:
     """Try what a real checkpoint will cost."""
-    with _errors_told(debug):
-        loaded, job = _load_to_try("rehearse", given, model)
+    with errors_told(debug):
+        loaded, job = load_to_try("rehearse", given, model)
         from headimpact.lifecycle.steps import rehearse as step
         from headimpact.lifecycle.summary import print_summary
 
@@ -173,8 +173,8 @@ def rehearse(given: Values = None, model: Model = None, images: Images = 3, debu
 @app.command(help=COMMANDS["register"].help)
 def register(model: Model = None, debug: Debug = False) -> None:
     """Register what is trained and evaluated."""
-    with _errors_told(debug):
-        _, loaded = _load("register", None)
+    with errors_told(debug):
+        _, loaded = load("register", None)
         params.check_model(loaded, model or loaded.model)
         from headimpact.lifecycle import pipeline, registration
         from headimpact.lifecycle.summary import print_summary
@@ -190,8 +190,8 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Serve the page on which answers stand side by side."""
-    with _errors_told(debug):
-        _, loaded = _load("demo", None)
+    with errors_told(debug):
+        _, loaded = load("demo", None)
         name = model or loaded.model
         params.check_model(loaded, name)
         from headimpact.lifecycle import demo as page
@@ -211,8 +211,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Deliver an adapter."""
-    with _errors_told(debug):
-        _, loaded = _load("export", None)
+    with errors_told(debug):
+        _, loaded = load("export", None)
         job = Job(model or loaded.model, setup or loaded.setup)
         from headimpact.lifecycle import pipeline
         from headimpact.lifecycle.steps import export as step
@@ -231,8 +231,8 @@ def check_data(
     debug: Debug = False,
 ) -> None:
     """Check a dataset."""
-    with _errors_told(debug):
-        loaded = _project()
+    with errors_told(debug):
+        loaded = project_values()
         if model and loaded is None:
             raise InputError("--model names a model of params.yaml, and there is none here or above.")
         from headimpact.lifecycle import check_data as checking
@@ -260,7 +260,7 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Make data of one's own from another tool's files."""
-    with _errors_told(debug):
+    with errors_told(debug):
         from headimpact.data.converting.writing import convert as write_converted
         from headimpact.lifecycle.summary import Summary, print_summary
 
@@ -272,154 +272,14 @@ def convert(
         print_summary(Summary(f"convert {source}", rows, made.left_out, [folder], next=following))
 
 
-def _project() -> Config | None:
-    """The values of the project that the working directory is in; None outside of any."""
-    try:
-        root = layout.find_root(Path.cwd())
-    except InputError:
-        return None
-    return params.load(root / layout.PARAMS)
-
-
 @app.command(help=COMMANDS["write"].help)
 def write(debug: Debug = False) -> None:
     """Write what follows from the registry and from the code."""
-    with _errors_told(debug):
-        _, loaded = _load("write", None)
+    with errors_told(debug):
+        _, loaded = load("write", None)
         from headimpact.lifecycle import code, jobs, pages, written
 
         changed = written.write({**written.files(loaded.grid), **pages.pages(Path())})
         changed += [layout.FINGERPRINTS] if code.refresh(loaded) else []
         changed += [layout.JOBS] if jobs.enter([("report", Job(loaded.model, loaded.setup))], loaded) else []
         print(f"Written: {', '.join(map(str, changed))}" if changed else "Everything is as it should be.")
-
-
-def _run(step: str, arguments: list[str] | None, model: str | None, setup: str | None, debug: bool) -> None:
-    with _errors_told(debug), _told_in_run(step, model, setup), nothing_collected():
-        plain, loaded = _load(step, arguments)
-        if model and model not in loaded.models:
-            model = _entered(loaded, model)
-            plain, loaded = _load(step, arguments)
-        job = Job(model or loaded.model, setup or loaded.setup)
-        from headimpact.lifecycle import pipeline
-        from headimpact.lifecycle.summary import print_summary
-
-        summaries = pipeline.run(step, loaded, job, loaded != plain, _functions(loaded))
-        processes.leave()
-        for summary in summaries:
-            print_summary(summary)
-
-
-def _functions(config: Config) -> Callable[[str], Callable[[Config, Job], Any]]:
-    """Gives the function of a step, which is imported then."""
-    from headimpact.lifecycle.steps.sources import nothing_to_do
-
-    def function(name: str) -> Callable[[Config, Job], Any]:
-        if not STEPS[name].needed_for(config.dataset):
-            return lambda config, job: nothing_to_do(name, config)
-        with nothing_collected():  # until the step begins
-            run = importlib.import_module(STEPS[name].module).run  # takes seconds: what can be refused was
-        gc.freeze()
-        gc.enable()
-        return run
-
-    return function
-
-
-def _entered(config: Config, model: str) -> str:
-    """The name of a model that is not one of params.yaml by now."""
-    from headimpact.lifecycle import entries
-
-    return entries.model_of(config, model)
-
-
-def _load(command: str, arguments: list[str] | None) -> tuple[Config, Config]:
-    """``params.yaml`` as it is, and with the values given on the command line."""
-    os.chdir(layout.find_root(Path.cwd()))
-    overrides = read_overrides(arguments or [])
-    loaded = params.load(layout.PARAMS), params.load(layout.PARAMS, overrides)
-    for key, text in overrides.items():
-        values.check_override(key, command, text)
-    return loaded
-
-
-def _load_to_try(command: str, arguments: list[str] | None, model: str | None) -> tuple[Config, Job]:
-    """Any values, and a model: for a command that nothing depends on."""
-    os.chdir(layout.find_root(Path.cwd()))
-    overrides = read_overrides(arguments or [])
-    loaded = params.load(layout.PARAMS, overrides)
-    if model and model not in loaded.models:
-        model = _entered(loaded, model)
-        loaded = params.load(layout.PARAMS, overrides)
-    job = Job(model or loaded.model, loaded.setup)
-    from headimpact.lifecycle import pipeline
-
-    pipeline.check_processes(command)
-    return loaded, job
-
-
-def read_overrides(arguments: list[str]) -> dict[str, str]:
-    """``--train.lr 1.0e-4`` and ``--train.lr=1.0e-4``, as ``{"train.lr": "1.0e-4"}``.
-
-    Raises:
-        InputError: something is not of this form, or is given twice.
-    """
-    overrides: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("--") or len(argument) == 2:
-            raise InputError(f"Do not know what to do with {argument!r}: values are given as --train.lr 1.0e-4.")
-        key, given, text = argument[2:].partition("=")
-        value = text if given else next(rest, None)
-        if value is None:
-            raise InputError(f"--{key} needs a value, as in --train.lr 1.0e-4.")
-        if key in overrides:
-            raise InputError(f"--{key} is given twice.")
-        overrides[key] = value
-    return overrides
-
-
-def _tell(error: InputError) -> None:
-    if (message := processes.told_here(error)) is not None:
-        print(f"Error: {message}", file=sys.stderr, flush=True)
-    if "DVC_STAGE" in os.environ:
-        from headimpact.lifecycle import graph
-
-        graph.say(str(error))
-
-
-@contextmanager
-def _told_in_run(step: str, model: str | None, setup: str | None) -> Iterator[None]:
-    """What is refused before the step opens its run has its name and the reason in the run that `mlflow run` opened."""
-    try:
-        yield
-    except InputError as error:
-        if "MLFLOW_RUN_ID" in os.environ and "DVC_STAGE" not in os.environ and processes.is_first():
-            from headimpact.lifecycle import tracking
-
-            with tracking.run(step, model, setup):
-                raise error
-        raise
-
-
-@contextmanager
-def _errors_told(debug: bool) -> Iterator[None]:
-    """Bad input ends with its message and 1, Ctrl-C with 130; anything else is a fault of ours: its trace."""
-    make_printable()
-    end_with_starter()
-    try:
-        yield
-    except InputError as error:
-        if debug:
-            raise
-        _tell(error)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except (OSError, SafetensorError) as error:
-        message = fault_of_machine(error)
-        if debug or message is None:
-            raise
-        _tell(InputError(message))
-        raise typer.Exit(1) from None

@@ -372,7 +372,8 @@ class Vlm(DecoderLayers):
         """
         if (reason := self.unfit(*image.size)) is not None:
             raise InputError(f"{reason[0].upper()}{reason[1:]}.")
-        self.chat.check_text(prompt)
+        if self.chat.control_token(prompt) is not None:
+            raise InputError("The prompt holds a control token of the model, as for the end of a turn or an image.")
         encoded = self.encode_image(image)
         tokens = self.prompt(prompt, encoded.grid)
         new, context = generation.get("max_new_tokens", 0), self.text_config.max_position_embeddings

@@ -5,6 +5,7 @@ Nothing here knows the model: what stands for the image in the text, and what it
 family's (:mod:`headimpact.vlm.base`).
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -124,16 +125,24 @@ class ChatFormat:
         """The tokens of a text by itself."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def check_text(self, text: str) -> None:
-        """Hold a text of somebody else to being text.
+    def control_token(self, text: str) -> str | None:
+        """The first part of a text of somebody else that is no text to the model; None where all of it is.
 
-        Raises:
-            InputError: the tokenizer takes a part of it for one of ``special_ids``, which would end a turn, place an
-                image, or speak for somebody else.
+        It would end a turn, stand for an image, or speak for somebody else: it is written like a control token or an
+        image's place, or the tokenizer takes it for one after its own rules (other letters that it takes for the same).
         """
-        ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
-        if torch.isin(ids, self.special_ids).any():
-            raise InputError("The prompt holds a control token of the model, as for the end of a turn or an image.")
+        if found := self._control_names.search(text):
+            return found[0]
+        control = {*self.special_ids.tolist()} - {self.tokenizer.unk_token_id}  # unknown, but text
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return next((self.tokenizer.convert_ids_to_tokens(i) for i in ids if i in control), None)
+
+    @cached_property
+    def _control_names(self) -> re.Pattern[str]:
+        names = {*self.tokenizer.convert_ids_to_tokens(self.special_ids.tolist())}
+        names |= {self.image_token, self.image_placeholder}
+        longest_first = sorted(filter(None, names), key=lambda name: (-len(name), name))
+        return re.compile("|".join(map(re.escape, longest_first)))
 
     @cached_property
     def frame(self) -> ChatFrame | None:

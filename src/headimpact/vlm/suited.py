@@ -1,10 +1,8 @@
 """What of a dataset a base can take: images that its image processor refuses and phrases that its tokenizer would take
 as control are left out, each with the reason, and the others go on."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -36,14 +34,13 @@ def suited(samples: PackedSamples, vlm: Vlm, tell: Callable[[Unsuited], None]) -
         vlm: the base, or its skeleton without weights.
         tell: is given everything that is left out.
     """
-    control = control_tokens(vlm)
     kept: list[int] = []
     changed: dict[int, Sample] = {}
     for index, sample in enumerate(samples):
         if (reason := vlm.unfit(sample.width, sample.height)) is not None:
             tell(Unsuited(sample, None, reason))
             continue
-        refused = {obj.id: found[0] for obj in sample.objects if (found := control.search(obj.phrase))}
+        refused = {obj.id: token for obj in sample.objects if (token := vlm.chat.control_token(obj.phrase))}
         for object_id, token in refused.items():
             reason = f"its phrase holds {token!r}, which the tokenizer of {vlm.source} takes as a control token"
             tell(Unsuited(sample, object_id, reason))
@@ -58,15 +55,3 @@ def suited(samples: PackedSamples, vlm: Vlm, tell: Callable[[Unsuited], None]) -
     for index in kept:
         packer.add(changed.get(index) or samples[index])
     return packer.pack()
-
-
-def control_tokens(vlm: Vlm) -> re.Pattern[str]:
-    """Finds the tokens in a text that stand for turns, images and the like, and not for what is written."""
-    added = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
-    names = {*added, *vlm.tokenizer.all_special_tokens, vlm.image_token, vlm.image_placeholder}
-    return _any_of(tuple(sorted(filter(None, names), key=lambda name: (-len(name), name))))
-
-
-@lru_cache(maxsize=16)
-def _any_of(names: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, names)))

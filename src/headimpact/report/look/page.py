@@ -5,22 +5,20 @@ Texts reach the page as data and are shown as text, whatever is in them.
 """
 
 import base64
-import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from headimpact.impact.object_maps import Look, Maps, Subject, in_place
 from headimpact.report.look import drawing
+from headimpact.report.standalone import render
 from headimpact.vlm.base import Vlm
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("maps.js", "colours.js", "choice.js", "look.js")
 
 
 @dataclass(frozen=True)
@@ -50,29 +48,16 @@ def html(told: Told, vlm: Vlm, subjects: Sequence[Subject], looks: Mapping[str, 
     Raises:
         InputError: an image cannot be read.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    style = (_FOLDER / "look.css").read_text(encoding="utf-8")
-    script = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    return environment.get_template("look.html").render(
+    return render(
+        _FOLDER,
+        "look.html",
+        told.title,
+        ["look.css"],
+        ["maps.js", "colours.js", "choice.js", "look.js"],
         told=told,
-        style=style,
-        script=script,
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
         data=_data(vlm, subjects, looks),
         attention=[_packed(number, subjects, looks) for number in range(len(subjects))],
     )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _data(vlm: Vlm, subjects: Sequence[Subject], looks: Mapping[str, Look]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The blocks hold plain text. Escaping happens here, for both forms, and nowhere e
 """
 
 import base64
-import hashlib
 import html
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-import jinja2
+from headimpact.report.standalone import render
 
 _FOLDER = Path(__file__).parent
 # What `mlflow ui` listens on, and the first experiment that is made in a fresh store.
@@ -145,29 +144,16 @@ class Document:
 
 def to_html(document: Document) -> str:
     """The page: style, script and pictures are in it, and it may load nothing and run nothing else."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return environment.get_template("page.html").render(
+    return render(
+        _FOLDER,
+        "page.html",
+        document.title,
+        ["page.css"],
+        ["page.js"],
         document=document,
-        style=style,
-        script=script,
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
         address=ADDRESS,
         experiment=EXPERIMENT,
     )
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def to_markdown(document: Document, folder: Path) -> str:
