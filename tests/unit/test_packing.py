@@ -38,6 +38,7 @@ def test_a_causal_pack_by_hand():
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3]]
     assert [where.tolist() for where in packed.where] == [[0, 1, 2, 3, 4], [0, 1, 2, 5]]
     assert seen(packed) == ["x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxx..x"]
+    assert packing.collate([packed]).causal == 3
 
 
 def test_a_bidirectional_pack_by_hand():
@@ -45,6 +46,7 @@ def test_a_bidirectional_pack_by_hand():
     packed = packing.pack([tokens([9, 1, 5, 2], 2), tokens([9, 1, 5, 3], 2)], [0, 1], PromptAttention.PREFIX)
     assert packed.ids.tolist() == [9, 1, 5, 2, 3]
     assert seen(packed) == ["xx...", "xx...", "xxx..", "xxxx.", "xxx.x"]
+    assert packing.collate([packed]).causal == 0
 
 
 def test_an_image_block_by_hand():
@@ -73,6 +75,7 @@ def test_padding_changes_nothing_and_sees_itself():
     assert batch.ids.tolist() == [[9, 1, 2, 0, 0], [9, 1, 2, 3, 4]]
     assert as_rows(batch.mask[0, 0]) == ["x....", "xx...", "xxx..", "...x.", "....x"]
     assert batch.branches.tolist() == [[0, 0, 0, -1, -1], [0] * 5]
+    assert batch.causal == 3
 
 
 def test_a_prompt_in_both_directions_ends_where_its_sequence_does():

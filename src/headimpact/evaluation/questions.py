@@ -76,23 +76,31 @@ def draw_questions(samples: Sequence[Sample], seed: int) -> dict[int, Question]:
     The false options are phrases of other images that are not also true of this image (:func:`normalise` compares),
     all different: three, or as many as there are. Everything random derives from ``(seed, object id)``.
     """
-    written = sorted({obj.phrase for sample in samples for obj in sample.objects})
-    everything = {normalise(phrase): phrase for phrase in written}
+    same = {obj.phrase: normalise(obj.phrase) for sample in samples for obj in sample.objects}
+    everything = {same[phrase]: phrase for phrase in sorted(same)}
     phrases = sorted(everything)
+    places = {phrase: place for place, phrase in enumerate(phrases)}
     questions = {}
     for sample in samples:
-        true_here = {normalise(obj.phrase) for obj in sample.objects}
-        false_here = [phrase for phrase in phrases if phrase not in true_here]
-        if not (count := min(len(false_here), MOST - 1)):
+        true_here = sorted({places[same[obj.phrase]] for obj in sample.objects})
+        false_here = len(phrases) - len(true_here)
+        if not (count := min(false_here, MOST - 1)):
             continue
         for obj in sample.objects:
             rng = np.random.default_rng([seed, obj.id])
-            drawn = rng.choice(len(false_here), size=count, replace=False)
-            options = [everything[false_here[i]] for i in drawn]
+            drawn = rng.choice(false_here, size=count, replace=False).tolist()
+            options = [everything[phrases[_leaving_out(true_here, i)]] for i in drawn]
             label = int(rng.integers(count + 1))
             options.insert(label, obj.phrase)
             questions[obj.id] = Question(tuple(options), label)
     return questions
+
+
+def _leaving_out(ascending: Sequence[int], index: int) -> int:
+    """The number at an index among all those from 0 on that are not left out."""
+    for number in ascending:
+        index += number <= index
+    return index
 
 
 def asked(samples: Sequence[Sample], questions: Mapping[int, Question]) -> Asked:

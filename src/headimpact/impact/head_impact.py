@@ -4,7 +4,9 @@ Scores are collected by :mod:`headimpact.impact.accumulator`. Commands that only
 here needs torch.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -55,22 +57,37 @@ class Impact:
         same object, ``excess_z`` that in its standard errors (NaN where nothing varies). A NaN score
         is left out of its own mean.
         """
-        hi, hi_se = clustered_means(self.iou, self.image_ids)
-        excess, excess_se = clustered_means(self.iou.astype(np.float64) - self.chance, self.image_ids)
+        hi, hi_se = self._means(lambda layer: self.iou[:, layer])
+        excess, excess_se = self._means(lambda layer: self.iou[:, layer].astype(np.float64) - self.chance[:, layer])
         layers, heads = self.iou.shape[1:]
         return pd.DataFrame(
             {
                 "layer": np.repeat(self.layer_numbers, heads),
                 "head": np.tile(np.arange(heads), layers),
-                "hi": hi.ravel(),
-                "hi_se": hi_se.ravel(),
-                "chance": clustered_means(self.chance, self.image_ids)[0].ravel(),
-                "excess": excess.ravel(),
-                "excess_z": (excess / np.where(excess_se > 0, excess_se, np.nan)).ravel(),
-                "auroc": clustered_means(self.auroc, self.image_ids)[0].ravel(),
-                "mass": clustered_means(self.mass, self.image_ids)[0].ravel(),
+                "hi": hi,
+                "hi_se": hi_se,
+                "chance": self._means(lambda layer: self.chance[:, layer])[0],
+                "excess": excess,
+                "excess_z": excess / np.where(excess_se > 0, excess_se, np.nan),
+                "auroc": self._means(lambda layer: self.auroc[:, layer])[0],
+                "mass": self._means(lambda layer: self.mass[:, layer])[0],
             }
         )
+
+    def _means(
+        self, of: Callable[[int], Float[np.ndarray, "objects heads"]]
+    ) -> tuple[Float[np.ndarray, " scores"], Float[np.ndarray, " scores"]]:
+        """Means and standard errors of every head, one layer at a time: in between there are several copies."""
+        layers = [clustered_means(of(layer), self.image_ids) for layer in range(self.iou.shape[1])]
+        means, errors = zip(*layers, strict=True)
+        return np.concatenate(means), np.concatenate(errors)
+
+    def portions(self, rows: int) -> Iterator["Impact"]:
+        """The objects in their order, so many together that :meth:`objects_frame` has at most ``rows``, or one."""
+        count = max(1, rows // math.prod(self.iou.shape[1:]))
+        names = ("image_ids", "object_ids", *SCORES)
+        for start in range(0, len(self.object_ids), count):
+            yield replace(self, **{name: getattr(self, name)[start : start + count] for name in names})
 
     def objects_frame(self) -> pd.DataFrame:
         """A row an object and head: image_id, object_id, layer, head, iou, chance, auroc, mass (float32)."""

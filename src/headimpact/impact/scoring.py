@@ -53,15 +53,21 @@ class OtherObjects:
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        if sum(bool(sample.objects) for sample in samples) < 2:
+        counts = np.fromiter((len(sample.objects) for sample in samples), np.int64)
+        if (counts > 0).sum() < 2:
             raise InputError(
                 "The chance level takes masks of other images: the impact part needs two images with objects."
             )
-        self._objects: list[KeyObject] = []
-        self._first: dict[int, int] = {}
-        for sample in samples:
-            self._first[sample.id] = len(self._objects)
-            self._objects += sample.objects
+        self._samples = samples
+        self._starts = np.concatenate([[0], counts.cumsum()])
+        ids = np.fromiter((sample.id for sample in samples), np.int64)
+        self._by_id = np.argsort(ids, kind="stable")
+        self._ids = ids[self._by_id]
+
+    def _object(self, number: int) -> KeyObject:
+        """One of all objects, which stay where they are: the masks of a large dataset are on disk."""
+        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._samples[index].objects[number - int(self._starts[index])]
 
     def coverages(
         self, vlm: Vlm, sample: Sample, obj: KeyObject, draws: int, seed: int
@@ -76,9 +82,10 @@ class OtherObjects:
             seed: of the draw, together with the object's id.
         """
         rng = np.random.default_rng([seed, obj.id])
-        first, own = self._first[sample.id], len(sample.objects)
-        indices = rng.integers(len(self._objects) - own, size=draws)
-        drawn = [self._objects[i if i < first else i + own] for i in indices]
+        place = self._by_id[np.searchsorted(self._ids, sample.id)]
+        first, own = int(self._starts[place]), len(sample.objects)
+        indices = rng.integers(int(self._starts[-1]) - own, size=draws).tolist()
+        drawn = [self._object(i if i < first else i + own) for i in indices]
         return vlm.coverages([other.mask() for other in drawn], (sample.width, sample.height))
 
 

@@ -15,6 +15,8 @@ from headimpact import clock
 
 NAME = "headimpact"
 QUERY_CHUNK = 256
+LONG = 512
+"""From this many causal tokens on, attention without a mask saves more than a second call costs."""
 
 
 @dataclass(frozen=True)
@@ -141,18 +143,43 @@ def attention_forward(
     scaling: float,
     softcap: float | None = None,
     capture: RowCapture | None = None,
+    causal: int = 0,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in every decoder layer (``AttentionInterface``).
 
-    A ``capture`` reaches it as a keyword argument of the decoder's forward.
+    A ``capture`` reaches it as a keyword argument of the decoder's forward, and so does the number of first tokens of
+    which the mask is ``causal``.
     """
     if capture is not None:
         with clock.part("capture"):
             capture_rows(capture, cast(int, module.layer_idx), query, key, attention_mask, scaling, softcap)
     if softcap is not None:
         return softcapped_attention(query, key, value, attention_mask, scaling, softcap), None
+    if causal:
+        return partly_causal_attention(module, query, key, value, attention_mask, scaling, causal, **kwargs), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def partly_causal_attention(
+    module: nn.Module,
+    query: Float[Tensor, "batch heads tokens width"],
+    key: Float[Tensor, "batch kv_heads tokens width"],
+    value: Float[Tensor, "batch kv_heads tokens width"],
+    mask: Bool[Tensor, "batch 1 tokens tokens"],
+    scaling: float,
+    causal: int,
+    **kwargs,
+) -> Float[Tensor, "batch tokens heads width"]:
+    """SDPA, in which the ``causal`` first queries go without the mask: it would compute all that is masked there, which
+    is half of everything, and a GPU has faster kernels for causal attention than for a mask."""
+    first = [states[:, :, :causal] for states in (query, key, value)]
+    output, _ = sdpa_attention_forward(module, *first, None, scaling=scaling, **{**kwargs, "is_causal": True})
+    if causal == query.shape[2]:
+        return output
+    rest, mask = query[:, :, causal:], mask[:, :, causal:]
+    others, _ = sdpa_attention_forward(module, rest, key, value, mask, scaling=scaling, **kwargs)
+    return torch.cat([output, others], dim=1)
 
 
 def _full_mask(*args, **kwargs) -> Tensor | None:

@@ -350,8 +350,11 @@ class Vlm(DecoderLayers):
 
     def _decode(self, batch: Batch, states: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         batch = batch.to(self.device)
+        mask = self.decoder_mask(batch.mask, batch.positions)
+        if isinstance(mask, Tensor) and batch.causal >= attention.LONG:
+            inputs = {**inputs, "causal": batch.causal}
         return self.decoder(
-            attention_mask=self.decoder_mask(batch.mask, batch.positions),
+            attention_mask=mask,
             position_ids=self.decoder_positions(batch.positions),
             use_cache=False,
             **{"inputs_embeds": states, **inputs},

@@ -89,6 +89,7 @@ class Batch:
         branches: as of :class:`Packed`, -1 where padded.
         both_ways: as of :class:`Packed`, a first and a last a sequence.
         visual: packed indices of the visual tokens, one tensor per sequence.
+        causal: how many first tokens of every sequence attend to all before them and to nothing else.
     """
 
     ids: Int[Tensor, "batch tokens"]
@@ -96,6 +97,7 @@ class Batch:
     branches: Int[Tensor, "batch tokens"]
     both_ways: Int[Tensor, "batch 2"]
     visual: tuple[Int[Tensor, "_"], ...]
+    causal: int
 
     @cached_property
     def mask(self) -> Bool[Tensor, "batch 1 tokens tokens"]:
@@ -120,6 +122,7 @@ class Batch:
             branches=self.branches.to(device, non_blocking=True),
             both_ways=self.both_ways.to(device, non_blocking=True),
             visual=self.visual,
+            causal=self.causal,
         )
 
 
@@ -224,7 +227,8 @@ def collate(sequences: Sequence[Packed]) -> Batch:
         positions[:, row, :length] = packed.positions
         branches[row, :length] = packed.branches
     both_ways = torch.tensor([packed.both_ways for packed in sequences])
-    return Batch(ids, positions, branches, both_ways, tuple(packed.visual for packed in sequences))
+    causal = 0 if both_ways.any() else min(int((packed.branches == 0).sum()) for packed in sequences)
+    return Batch(ids, positions, branches, both_ways, tuple(packed.visual for packed in sequences), causal)
 
 
 def forwards(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """What steps write and show alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from headimpact.lifecycle.summary import Summary
 from headimpact.processes import Processes
 from headimpact.statistics import Difference, Estimate
 
+MOST_ROWS = 1 << 20
+"""Rows of a group in a parquet file."""
+
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table that other steps depend on as CSV, whole or not at all, its numbers to six significant digits.
@@ -20,6 +24,19 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """
     with atomic_file(path) as aside:
         table.to_csv(aside, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+
+
+def write_frames(path: Path, frames: Iterator[pd.DataFrame]) -> None:
+    """Write tables of the same columns, one at least, as one parquet file: what ``to_parquet`` writes of them together
+    where they have ``MOST_ROWS``, without all of them in memory."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    tables = (pa.Table.from_pandas(frame, preserve_index=False) for frame in frames)
+    first = next(tables)
+    with parquet.ParquetWriter(path, first.schema, compression="snappy") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table, MOST_ROWS)
 
 
 def share_done(step: str, processes: Processes) -> Summary:

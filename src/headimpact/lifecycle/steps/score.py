@@ -19,7 +19,7 @@ from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.progress import track
 from headimpact.lifecycle.proposal import finetune_command
 from headimpact.lifecycle.steps.inputs import dataset_digest, kept_portions, load_engine, read_part
-from headimpact.lifecycle.steps.results import share_done, write_table
+from headimpact.lifecycle.steps.results import MOST_ROWS, share_done, write_frames, write_table
 from headimpact.lifecycle.summary import Summary
 from headimpact.processes import launched
 from headimpact.report import figures
@@ -80,7 +80,7 @@ def _write(folder: Path, impact: Impact, skipped: pd.DataFrame, facts: dict) -> 
     table = impact.table()
     with atomic_folder(folder) as aside:
         write_table(aside / "impact.csv", table)
-        impact.objects_frame().to_parquet(aside / "objects.parquet", index=False)
+        write_frames(aside / "objects.parquet", (part.objects_frame() for part in impact.portions(MOST_ROWS)))
         skipped.to_csv(aside / "skipped.csv", index=False)
         figures.save(figures.heatmap(table, facts["model"]), aside / "heatmap.png")
         figures.save(figures.layer_profile(table, facts["model"]), aside / "layers.png")
