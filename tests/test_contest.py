@@ -37,6 +37,13 @@ def test_a_run_is_known_by_layers_ranks_and_seed():
     assert ORIGINAL.key == Key("", "", 0)
     assert Run(Placement((0, 3)), 2).key == Key("0,3", "", 2)
     assert Run(Placement((0, 3), (), {0: 2, 3: 1}), 2).key == Key("0,3", "2,1", 2)
+    assert Run(Placement((0, 3)), 2, whole=True).key == Key("0,3", "whole", 2)
+    assert Run(Placement((0, 3), (), {0: 2, 3: 1}), 2, whole=True).key == Key("0,3", "whole,2,1", 2)
+
+
+def test_a_rule_on_whole_layers_takes_the_layers_of_the_rule():
+    found = list(contest.contestants(["top", "whole-top"], [4], [7], 3))
+    assert [(entry.rule, entry.setup) for entry in found] == [("top", "top-4"), ("whole-top", "top-4")]
 
 
 def test_finished_runs_are_kept_and_those_of_another_context_left_alone(tmp_path: Path):
@@ -73,9 +80,9 @@ def test_rules_that_take_the_same_layers_share_one_run(tmp_path: Path):
     assert cells["ans_prob"].iloc[0] == pytest.approx(7 / 12)
 
 
-@pytest.mark.parametrize(("ranks", "told"), [({0: 2, 1: 3, 2: 2}, "2 to 3"), ({0: 1, 2: 1}, "1")])
+@pytest.mark.parametrize(("ranks", "told"), [({0: 2, 1: 3, 2: 2}, "2 to 3"), ({0: 1, 2: 1}, "1"), ({0: 8}, "matched")])
 def test_ranks_are_told(tmp_path: Path, ranks: dict[int, int], told: str):
-    run = Run(Placement(tuple(ranks), (), ranks), 0)
+    run = Run(Placement(tuple(ranks), (), ranks), 0, told == "matched")
     contest.keep(tmp_path / "runs", "now", run, 20, objects(1.0))
     assert contest.cells(contest_of(run), contest.read_runs(tmp_path / "runs", "now"), 8)["rank"].tolist() == [told]
 

@@ -121,6 +121,8 @@ def test_wrong_overrides(params: Path, key: str, text: str, message: str) -> Non
             "tournament.models: unknown model 'paligemma2'",
         ),
         ("rules: [top,", "rules: [topp,", "params.yaml: tournament.rules: unknown rule 'topp'. Did you mean top?"),
+        ("rules: [top,", "rules: [top, whole-to,", "unknown rule 'whole-to'. Did you mean whole-top?"),
+        ("rules: [top,", "rules: [top, whole-draw,", "unknown rule 'whole-draw'"),
         ("rules: [top,", "rules: [", "tournament.rules lacks top, which all others are compared with"),
         ("ks: [1, 4]", "ks: [4, 4]", "params.yaml: tournament.ks names one of them twice: 4, 4."),
         ("ks: [1, 4]", "ks: [0]", "tournament.ks.0 is 0 (a whole number). Needed: list of whole number"),

@@ -15,6 +15,7 @@ from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.steps import tournament
 from headimpact.lifecycle.steps.tournament import Task
 from headimpact.tiny import bases
+from headimpact.tournament import contest
 from headimpact.tournament.contest import ORIGINAL, Run
 from headimpact.vlm import loading
 
@@ -67,6 +68,14 @@ def test_a_base_is_loaded_once_and_every_run_is_what_it_is_alone(config, loads):
         assert objects.equals(alone[run.key][1])
     assert loads == ["one"]
     assert len({objects.to_csv() for _, objects in alone.values()}) == len(RUNS)
+
+
+def test_whole_layers_have_as_many_parameters_and_other_results(config):
+    some, whole = (Run(Placement((0, 2)), 1, whole) for whole in (False, True))
+    (trainable, objects), (of_whole, on_whole) = (tournament._make(task(config, run)) for run in (some, whole))
+    assert of_whole == trainable
+    assert not on_whole["nll"].equals(objects["nll"])
+    assert contest.Key("0,2", "whole", 1) == whole.key
 
 
 def test_another_model_or_context_is_loaded(config, loads):

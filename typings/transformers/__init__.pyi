@@ -26,6 +26,11 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImagePr
 from transformers.models.gemma4.modeling_gemma4 import (
     Gemma4ForConditionalGeneration as Gemma4ForConditionalGeneration,
 )
+from transformers.models.glm4v.configuration_glm4v import Glm4vConfig as Glm4vConfig
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil as Glm4vImageProcessorPil
+from transformers.models.glm4v.modeling_glm4v import (
+    Glm4vForConditionalGeneration as Glm4vForConditionalGeneration,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil as GotOcr2ImageProcessorPil,
 )

@@ -210,7 +210,8 @@ class Tournament(Section):
         strict=False,
         min_length=2,
         description="rules of setups, as top or knockout; draw: layers drawn from all; full: all layers, at the rank "
-        "that has the budget of K; top is compared with all others",
+        "that has the budget of K; whole-top: its layers with all projections adapted, at ranks of as many parameters; "
+        "top is compared with all others",
     )
     ks: tuple[PositiveInt, ...] = Field(strict=False, min_length=1, description="numbers of layers, K")
     seeds: tuple[NonNegativeInt, ...] = Field(

@@ -14,8 +14,9 @@ from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Tournament
 from headimpact.lifecycle.documentation import describe, documentation
 from headimpact.selection.grammar import is_softened, trained
-from headimpact.selection.rules import CHAMPION, RULES
+from headimpact.selection.rules import CHAMPION
 from headimpact.selection.setups import check_setup, needs_measures
+from headimpact.tournament.names import all_names
 
 
 def check_model(config: Config, model: str, where: str = "--model") -> None:
@@ -102,9 +103,10 @@ def _check_names(config: Config, path: Path) -> None:
 
 def _check_tournament(tournament: Tournament, path: Path) -> None:
     """Its rules exist, and the one that all others are compared with is among them."""
+    known = all_names()
     for rule in tournament.rules:
-        if rule not in (*RULES, "draw", "full"):
-            near = _did_you_mean(rule, list((*RULES, "draw", "full")))
+        if rule not in known:
+            near = _did_you_mean(rule, known)
             raise InputError(f"{path}: tournament.rules: unknown rule {rule!r}.{near}")
     if CHAMPION not in tournament.rules:
         raise InputError(f"{path}: tournament.rules lacks {CHAMPION}, which all others are compared with.")

@@ -18,12 +18,14 @@ from headimpact.evaluation.metrics import compared_columns, gain_first
 from headimpact.files import atomic_file
 from headimpact.selection.selection import Selection
 from headimpact.text import listed
+from headimpact.tournament.names import layers_of
 
 
 class Key(NamedTuple):
     """What tells a run from others of the same context; layers and ranks as text, as in "0,3" and "8,8".
 
-    Without layers it is the original. Without ranks every layer has the rank of the settings.
+    Without layers it is the original. Without ranks every layer has the rank of the settings; after "whole" they are
+    those whose parameters all projections share.
     """
 
     layers: str
@@ -42,22 +44,30 @@ class Contestant:
 
     @property
     def setup(self) -> str:
-        """As select knows it."""
-        return f"draw-{self.k}-{self.draw}" if self.rule == "draw" else f"{self.rule}-{self.k}"
+        """As select knows it: the setup that chooses the layers."""
+        return f"draw-{self.k}-{self.draw}" if self.rule == "draw" else f"{layers_of(self.rule)}-{self.k}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its evaluation; of the original its evaluation alone."""
+    """One training and its evaluation; of the original its evaluation alone.
+
+    Attributes:
+        adapted: where the adapter goes.
+        seed: of its training.
+        whole: it goes on all projections of these layers, with as many parameters (:mod:`headimpact.adapters.whole`).
+    """
 
     adapted: Placement
     seed: int
+    whole: bool = False
 
     @property
     def key(self) -> Key:
         """What tells it from others."""
         layers, ranks = self.adapted.layers, self.adapted.ranks or {}
-        return Key(",".join(map(str, layers)), ",".join(str(ranks[layer]) for layer in ranks and layers), self.seed)
+        told = [*(["whole"] if self.whole else []), *(str(ranks[layer]) for layer in ranks and layers)]
+        return Key(",".join(map(str, layers)), ",".join(told), self.seed)
 
 
 ORIGINAL = Run(Placement(()), 0)
@@ -207,7 +217,8 @@ def long_table(contest: Contest, table: pd.DataFrame) -> pd.DataFrame:
 def cells(contest: Contest, table: pd.DataFrame, rank: int) -> pd.DataFrame:
     """One row a contestant: what it adapts, its trainable parameters, and the compared metrics on the test part.
 
-    ``rank`` is the one of the settings; the column of this name has "2 to 3" where layers have ranks of their own.
+    ``rank`` is the one of the settings; the column of this name has "2 to 3" where layers have ranks of their own,
+    and "matched" where every projection has one.
     """
     by_run = _by_run(table)
     rows = []
@@ -215,7 +226,7 @@ def cells(contest: Contest, table: pd.DataFrame, rank: int) -> pd.DataFrame:
         results = by_run[run.key]
         ranks = sorted(set((run.adapted.ranks or {0: rank}).values()))
         row = {"model": contest.model} | asdict(contestant) | {"layers": run.key.layers}
-        row["rank"] = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
+        row["rank"] = "matched" if run.whole else " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))
         row["trainable"] = int(results["trainable"].iloc[0])
         for name, metric in gain_first().items():
             # A plain mean has the digits of its column: it is kept in single precision.

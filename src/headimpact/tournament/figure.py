@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from headimpact.evaluation.metrics import Metric, gain_first
 from headimpact.selection.rules import GROUPS, RULES
+from headimpact.tournament.names import layers_of
 
 # A colour that the colour-blind can tell from those of the groups of rules, and a shape.
 _CHAMPION = ("#d55e00", "*")
@@ -94,7 +95,7 @@ def _axis_label(metric: Metric) -> str:
 def _style(rules: list[str], champion: str) -> tuple[str, str]:
     if champion in rules:
         return _CHAMPION
-    rule = RULES[rules[0]]
+    rule = RULES[layers_of(rules[0])]
     return rule.colour, rule.marker
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from headimpact.adapters import cell, lora
+from headimpact.adapters import cell, lora, whole
 from headimpact.adapters.training import TrainSettings
 from headimpact.data.samples import Sample
 from headimpact.devices import choose_device, choose_dtype
@@ -36,6 +36,7 @@ from headimpact.selection.rules import CHAMPION
 from headimpact.tournament import contest
 from headimpact.tournament import figure as tournament_figure
 from headimpact.tournament.contest import Contest, Key, Run
+from headimpact.tournament.names import is_whole
 from headimpact.tournament.standings import Standings, headlines, standings
 from headimpact.vlm import loading
 
@@ -108,6 +109,7 @@ def _track(cells: pd.DataFrame, found: Standings) -> None:
     tracking.set_tags(digest)
     for row in cells.to_dict("records"):
         setup = contest.Contestant(row["rule"], row["k"], row["seed"], row["draw"]).setup
+        setup = f"whole-{setup}" if is_whole(row["rule"]) else setup
         name = f"{row['model']} {setup} seed {row['seed']}"
         tags = {"step": "tournament run", "model": row["model"], "setup": setup, "layers": row["layers"]}
         with tracking.child(name, tags | digest):
@@ -137,7 +139,7 @@ def _enter(config: Config, model: str) -> Contest:
     for entry in entered:
         layers, budget = selections[entry.setup].layers, read_setup(entry.setup).budget
         chosen = cell.placement(layers, (), budget, config.lora.rank)
-        runs[entry] = Run(chosen, entry.seed)
+        runs[entry] = Run(chosen, entry.seed, is_whole(entry.rule))
     identity = read_json_object(layout.identity(model), "revision", "digest")
     device = choose_device(config.compute.device)
     workers = settings.workers if device.type == "cpu" else 1
@@ -265,9 +267,8 @@ def _adapted(task: Task, ground: _Ground) -> Iterator[int]:
         ground.engine.vlm, task.run.adapted, settings, train, {"context": task.context}
     )
     try:
-        peft_model, _ = cell.train_adapter(
-            ground.engine, task.run.adapted, settings, train, ground.data, _state(task), fingerprint, unwatched
-        )
+        placed = (ground.engine, task.run.adapted, settings, train, ground.data, _state(task), fingerprint, unwatched)
+        peft_model = whole.train(*placed) if task.run.whole else cell.train_adapter(*placed)[0]
     except InputError as error:
         raise InputError(f"{task.model}, layers {task.run.key.layers}, seed {task.run.seed}: {error}") from None
     yield lora.count_parameters(peft_model).trainable

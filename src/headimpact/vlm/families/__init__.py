@@ -33,6 +33,7 @@ FAMILIES = {
     "llava": "llava:Llava",
     "llava_next": "llava_next:LlavaNext",
     "mistral3": "mistral3:Mistral3",
+    "glm4v": "glm4v:Glm4v",
 }
 """By ``model_type`` of config.json: file and class. Where that type says too little, that of the decoder
 follows a plus, and such an entry is taken before that of the type alone."""
