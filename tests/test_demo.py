@@ -2,8 +2,12 @@
 
 import importlib.util
 import shutil
+import socket
+import subprocess
+import time
 from pathlib import Path
 
+import browser
 import pytest
 import tiny_folders
 import torch
@@ -76,13 +80,44 @@ def page(project: Path, checkpoint: Path, project_root: Path, monkeypatch: pytes
     return AppTest.from_file(str(demo.PAGE), default_timeout=60).run()
 
 
-def test_the_page_shows_an_answer_of_each(page: AppTest) -> None:
-    assert not page.exception
-    assert page.title[0].value == "tiny: the original and its adapters"
-    page.button[0].click().run()
-    assert not page.exception
-    assert [header.value for header in page.subheader] == ["original", "layers:1,2", "top-2"]
-    assert len(page.text) == 3
+def test_a_picture_is_answered_side_by_side_in_a_browser(project: Path, checkpoint: Path, project_root: Path) -> None:
+    (project / "params.yaml").write_text((project_root / "params.yaml").read_text())
+    Image.new("RGB", (80, 60), "green").save(project / "mine.png")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = demo.command(MODEL, str(checkpoint), None, port)
+    with (
+        (project / "page.log").open("w") as log,
+        subprocess.Popen(command, cwd=project, stdout=log, stderr=log) as page,
+    ):
+        try:
+            while not any(line.startswith("  URL") for line in (project / "page.log").read_text().splitlines()):
+                assert page.poll() is None, (project / "page.log").read_text()
+                time.sleep(0.1)
+            with browser.chromium() as chromium, browser.opened(chromium, f"http://127.0.0.1:{port}") as shown:
+                _answer(shown, project / "mine.png")
+        finally:
+            page.terminate()
+
+
+def _answer(shown: browser.Opened, picture: Path) -> None:
+    page = shown.page
+    page.set_default_timeout(100_000)
+    page.get_by_role("heading", name="tiny: the original and its adapters").wait_for()
+    page.locator("input[type=file]").set_input_files(picture)
+    page.get_by_text("mine.png").wait_for()
+    page.get_by_role("button", name="Answer").click()
+    headings = [page.get_by_role("heading", name=name, exact=True) for name in ("original", "layers:1,2", "top-2")]
+    headings[-1].wait_for()
+    page.get_by_test_id("stText").nth(2).wait_for()
+    boxes = [heading.bounding_box() for heading in headings]
+    lefts, tops = zip(*[(box["x"], box["y"]) for box in boxes if box], strict=True)
+    assert list(lefts) == sorted(set(lefts))
+    assert len(set(tops)) == 1
+    assert all(text.strip() for text in page.get_by_test_id("stText").all_inner_texts())
+    assert shown.overflow == 0
+    assert all("//127.0.0.1:" in address for address in shown.requests if not address.startswith("blob:"))
 
 
 def test_what_a_person_can_mend_stands_on_the_page(page: AppTest) -> None:
