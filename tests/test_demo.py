@@ -1,18 +1,25 @@
 """The page on which the original and the adapters of a model answer side by side."""
 
+import asyncio
 import importlib.util
+import json
 import shutil
 import socket
-import subprocess
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 import browser
 import pytest
 import tiny_folders
 import torch
 from PIL import Image
+from streamlit import config
+from streamlit.runtime import Runtime
 from streamlit.testing.v1 import AppTest
+from streamlit.web.server import Server
 
 from headimpact import hub
 from headimpact.adapters import lora
@@ -80,25 +87,42 @@ def page(project: Path, checkpoint: Path, project_root: Path, monkeypatch: pytes
     return AppTest.from_file(str(demo.PAGE), default_timeout=60).run()
 
 
-def test_a_picture_is_answered_side_by_side_in_a_browser(project: Path, checkpoint: Path, project_root: Path) -> None:
+def test_a_picture_is_answered_side_by_side_in_a_browser(
+    project: Path, checkpoint: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (project / "params.yaml").write_text((project_root / "params.yaml").read_text())
     Image.new("RGB", (80, 60), "green").save(project / "mine.png")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = demo.command(MODEL, str(checkpoint), None, port)
-    with (
-        (project / "page.log").open("w") as log,
-        subprocess.Popen(command, cwd=project, stdout=log, stderr=log) as page,
-    ):
-        try:
-            while not any(line.startswith("  URL") for line in (project / "page.log").read_text().splitlines()):
-                assert page.poll() is None, (project / "page.log").read_text()
-                time.sleep(0.1)
-            with browser.chromium() as chromium, browser.opened(chromium, f"http://127.0.0.1:{port}") as shown:
-                _answer(shown, project / "mine.png")
-        finally:
-            page.terminate()
+    monkeypatch.setattr("sys.argv", ["demo_page.py", MODEL, str(checkpoint)])
+    address = f"http://127.0.0.1:{port}"
+    with _served(demo.options(port)), browser.chromium() as found, browser.opened(found, address) as shown:
+        _answer(shown, project / "mine.png")
+
+
+@contextmanager
+def _served(options: dict[str, str]) -> Iterator[None]:
+    """The page behind Streamlit's own server, in this process, which has imported everything already."""
+    for name, value in options.items():
+        config.set_option(name, json.loads(value) if value in ("true", "false") or value.isdigit() else value)
+    started: Queue[tuple[asyncio.AbstractEventLoop, Server]] = Queue()
+
+    async def serve() -> None:
+        server = Server(str(demo.PAGE), False)
+        await server.start()
+        started.put((asyncio.get_running_loop(), server))
+        await server.stopped
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    loop, server = started.get(timeout=100)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.stop)
+        thread.join()
+        Runtime._instance = None  # as AppTest leaves it
 
 
 def _answer(shown: browser.Opened, picture: Path) -> None:
