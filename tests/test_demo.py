@@ -1,14 +1,25 @@
 """The page on which the original and the adapters of a model answer side by side."""
 
+import asyncio
 import importlib.util
+import json
 import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
+import browser
 import pytest
 import tiny_folders
 import torch
 from PIL import Image
+from streamlit import config
+from streamlit.runtime import Runtime
 from streamlit.testing.v1 import AppTest
+from streamlit.web.server import Server
 
 from headimpact import hub
 from headimpact.adapters import lora
@@ -76,13 +87,61 @@ def page(project: Path, checkpoint: Path, project_root: Path, monkeypatch: pytes
     return AppTest.from_file(str(demo.PAGE), default_timeout=60).run()
 
 
-def test_the_page_shows_an_answer_of_each(page: AppTest) -> None:
-    assert not page.exception
-    assert page.title[0].value == "tiny: the original and its adapters"
-    page.button[0].click().run()
-    assert not page.exception
-    assert [header.value for header in page.subheader] == ["original", "layers:1,2", "top-2"]
-    assert len(page.text) == 3
+def test_a_picture_is_answered_side_by_side_in_a_browser(
+    project: Path, checkpoint: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "params.yaml").write_text((project_root / "params.yaml").read_text())
+    Image.new("RGB", (80, 60), "green").save(project / "mine.png")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr("sys.argv", ["demo_page.py", MODEL, str(checkpoint)])
+    address = f"http://127.0.0.1:{port}"
+    with _served(demo.options(port)), browser.chromium() as found, browser.opened(found, address) as shown:
+        _answer(shown, project / "mine.png")
+
+
+@contextmanager
+def _served(options: dict[str, str]) -> Iterator[None]:
+    """The page behind Streamlit's own server, in this process, which has imported everything already."""
+    for name, value in options.items():
+        config.set_option(name, json.loads(value) if value in ("true", "false") or value.isdigit() else value)
+    started: Queue[tuple[asyncio.AbstractEventLoop, Server]] = Queue()
+
+    async def serve() -> None:
+        server = Server(str(demo.PAGE), False)
+        await server.start()
+        started.put((asyncio.get_running_loop(), server))
+        await server.stopped
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    loop, server = started.get(timeout=100)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.stop)
+        thread.join()
+        Runtime._instance = None  # as AppTest leaves it
+
+
+def _answer(shown: browser.Opened, picture: Path) -> None:
+    page = shown.page
+    page.set_default_timeout(100_000)
+    page.get_by_role("heading", name="tiny: the original and its adapters").wait_for()
+    page.locator("input[type=file]").set_input_files(picture)
+    page.get_by_text("mine.png").wait_for()
+    page.get_by_role("button", name="Answer").click()
+    headings = [page.get_by_role("heading", name=name, exact=True) for name in ("original", "layers:1,2", "top-2")]
+    headings[-1].wait_for()
+    page.get_by_test_id("stText").nth(2).wait_for()
+    boxes = [heading.bounding_box() for heading in headings]
+    lefts, tops = zip(*[(box["x"], box["y"]) for box in boxes if box], strict=True)
+    assert list(lefts) == sorted(set(lefts))
+    assert len(set(tops)) == 1
+    assert all(text.strip() for text in page.get_by_test_id("stText").all_inner_texts())
+    assert shown.overflow == 0
+    assert all("//127.0.0.1:" in address for address in shown.requests if not address.startswith("blob:"))
 
 
 def test_what_a_person_can_mend_stands_on_the_page(page: AppTest) -> None:

@@ -142,13 +142,15 @@ def test_what_will_be_measured_is_told_before(tmp_path: Path) -> None:
     assert told["questions"].startswith("2 of 2 options")
     assert "too few images to claim anything of it" in told["measured"]
     assert told["few images"].startswith("4 in impact")
+    assert told["soften"].startswith("cannot choose a scale: 0 of 1 val images have a question, and it takes 2")
     assert split_as_data_would({"coco": twelve[:5]}, {"impact": 2, "train": 2, "val": 2, "test": 2}, 0) is None
     many = packed(samples_of(tmp_path, *[(f"thing {i}",) for i in range(100)]))
-    told = dict(outlook({"impact": many, "test": many}, 0))
+    told = dict(outlook({"impact": many, "val": many, "test": many}, 0))
+    assert "soften" not in told
     assert told["questions"] == "100 of 4 options (guessing is right in 0.250)"
     assert told["measured"].endswith("(to ± 0.10 at worst, from 100 test images with a question)")
     one = packed(samples_of(tmp_path, ("cat",), ("a cat",)))
-    assert dict(outlook({"impact": one, "test": one}, 0))["measured"].startswith("perplexity alone")
+    assert dict(outlook({"impact": one, "val": one, "test": one}, 0))["measured"].startswith("perplexity alone")
 
 
 def test_what_a_base_cannot_take_is_left_out_with_the_reason(vlm: Vlm, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_setup_is_registered_with_its_rows_of_the_tables(
     write_evaluation(HERE, "top-4")
     write_adapter("top-4", b"weights")
     registered: list[tuple[Path, str, Limits]] = []
-    monkeypatch.setattr(versions, "register", lambda *arguments, with_alias: registered.append(arguments) or 7)
+    monkeypatch.setattr(versions, "register", lambda *arguments, **_: registered.append(arguments) or 7)
     changes = registration.differences(MODEL, "top-4")
     with tracking.run("evaluate", MODEL, "top-4") as run_id:
         assert registration.register(config, Job(MODEL, "top-4"), changes) == 7

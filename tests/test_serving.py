@@ -324,7 +324,7 @@ def register_fake(folder: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"adapter")
     (folder / "requirements.txt").write_text("mlflow==3.17.2\n")
     with tracking.run("finetune"):
-        versions.register(adapter, "A test.", LIMITS, package=package)
+        versions.register(adapter, "A test.", LIMITS, package=package, example=lambda: [GOOD])
 
 
 def serve(folder: Path, uri: str) -> Iterator[str]:
@@ -407,6 +407,13 @@ def test_the_alias_is_served_with_its_own_base_adapter_and_code(address: str, fo
 )
 def test_every_json_form_is_understood(address: str, body: object) -> None:
     status, answer = post(address, body)
+    assert status == 200
+    assert answer["predictions"][0]["text"].startswith("hi (30, 20)")
+
+
+def test_the_input_example_of_a_version_is_answered_as_it_is(address: str) -> None:
+    uri = "models:/head-impact-tiny@top-4/serving_input_example.json"
+    status, answer = post(address, json.loads(mlflow.artifacts.load_text(uri)))
     assert status == 200
     assert answer["predictions"][0]["text"].startswith("hi (30, 20)")
 

@@ -47,6 +47,11 @@ def test_the_largest_scale_within_the_bound_is_chosen(changes, half, chosen, by_
     assert softening.choose(by_scale(*changes, half=half), 0.05) == softening.Choice(chosen, by_estimate)
 
 
+def test_a_bound_holds_nothing_back_where_the_original_knows_less():
+    assert softening.can_forget(pd.DataFrame({"accuracy": [0.4, 0.1]}), 0.05)
+    assert not softening.can_forget(pd.DataFrame({"accuracy": [0.05, 0.2]}), 0.05)
+
+
 def test_a_curve_is_paired_with_scale_0_and_clustered_by_image():
     """Two objects an image: of eight answers the adapter loses two at scale 1, both of one image."""
     right = np.ones(8)

@@ -1,5 +1,6 @@
 """What the report reads: the grid, whatever else is there, and what is said of files that are not."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from report_outputs import (
 
 from headimpact.errors import InputError
 from headimpact.lifecycle import layout
-from headimpact.lifecycle.outputs import collect, read_tournament
+from headimpact.lifecycle.outputs import collect, evaluations, read_tournament
 from headimpact.report import tables
 from headimpact.report.evidence import evidence
 from headimpact.report.outputs import Missing, Outputs
@@ -210,3 +211,60 @@ def test_a_tournament_on_other_data_is_known_by_its_objects(
     assert found.tournament.elsewhere == elsewhere
     assert [absent.why.startswith("held on another test part") for absent in found.missing] == [True] * elsewhere
     assert evidence(MODEL, {}, {}, found.tournament).source == ("nothing" if elsewhere else "tournament")
+
+
+def use_dataset(root: Path, phrase: str) -> None:
+    """A dataset whose test part has the objects of the made-up evaluations, all of one phrase."""
+    annotations = [{"id": number, "phrase": phrase} for number in objects(CHANGES["original"])["object_id"].tolist()]
+    write_json(root / layout.DATASET / "annotations/test.json", {"annotations": annotations})
+    write_json(root / layout.DATASET / "manifest.json", {})
+
+
+@pytest.mark.parametrize("phrase", ["a cat", "a dog"])
+def test_what_is_of_another_dataset_is_left_out_and_told(tmp_path: Path, phrase: str) -> None:
+    use_dataset(tmp_path, phrase)
+    for setup in ("original", "top-4"):
+        write_evaluation(tmp_path, setup, table=objects(CHANGES[setup]).assign(phrase="a cat"))
+    found, same = collect([MODEL], [], tmp_path), phrase == "a cat"
+    assert (list(found.results) == []) != same
+    assert [bool(content) for content in evaluations(MODEL, tmp_path)] == [same, same]
+    if not same:
+        assert missing(found, layout.impact_summary(MODEL)).why == "not made yet"
+
+
+def test_head_impact_of_another_dataset_is_left_out_and_told(tmp_path: Path) -> None:
+    use_dataset(tmp_path, "a cat")
+    write_score(tmp_path)
+    summary = tmp_path / layout.impact_summary(MODEL)
+    write_json(summary, json.loads(summary.read_text()) | {"dataset_digest": "another"})
+    found = collect([MODEL], [], tmp_path)
+    assert (found.models, dict(found.impacts)) == ((), {})
+    assert missing(found, layout.impact_summary(MODEL)).why.startswith("made of another dataset")
+
+
+def test_a_dataset_that_is_not_made_yet_has_no_evidence(tmp_path: Path) -> None:
+    write_tournament(tmp_path)
+    write_evaluation(tmp_path, "top-4", table=objects(CHANGES["top-4"]))
+    (tmp_path / "dvc.lock").write_text("stages: {data: {params: {params.yaml: {dataset: scenes}}}}")
+    for dataset, counts in (("scenes", True), ("my/photos", False)):
+        tournament = read_tournament(tmp_path, dataset)
+        assert tournament
+        assert tournament.elsewhere != counts
+        assert bool(evaluations(MODEL, tmp_path, dataset)[0]) == counts
+    with pytest.raises(
+        InputError, match=r"my/photos has not been made: what is in the project is of scenes\. Make it:"
+    ):
+        collect([MODEL], [], tmp_path, "my/photos")
+
+
+@pytest.mark.parametrize("digest", ["m1", "m2"])
+def test_a_tournament_on_other_data_is_known_by_what_dvc_recorded(tmp_path: Path, digest: str) -> None:
+    write_tournament(tmp_path)
+    stages = {
+        "data": {"outs": [{"path": "data/dataset", "md5": "m1"}]},
+        "tournament": {"deps": [{"path": "models/identities", "md5": "x"}, {"path": "data/dataset", "md5": digest}]},
+    }
+    (tmp_path / "dvc.lock").write_text(json.dumps({"stages": stages}))
+    tournament = read_tournament(tmp_path)
+    assert tournament
+    assert tournament.elsewhere == (digest == "m2")

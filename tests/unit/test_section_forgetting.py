@@ -19,7 +19,7 @@ SOFT = (MODEL, "soft-top-4")
 
 def softened(outputs: Outputs, scale: float) -> Outputs:
     """The same with top-4 softened."""
-    scales, header = pd.DataFrame({"scale": [0.0, 1.0]}), {"scale": scale, "bound": 0.05}
+    scales, header = pd.DataFrame({"scale": [0.0, 1.0]}), {"scale": scale, "bound": 0.05, "setup": SOFT[1]}
     return replace(outputs, scales={SOFT: scales}, headers={SOFT: header})
 
 

@@ -129,6 +129,16 @@ def choose(by_scale: pd.DataFrame, bound: float) -> Choice:
     return Choice(*(_reached(by_scale, f"{FORGETTING.name}_{end}", bound) for end in ("low", "difference")))
 
 
+def can_forget(by_scale: pd.DataFrame, bound: float) -> bool:
+    """Whether the original has more to lose than ``bound``: else every scale stays within it, whatever it forgets.
+
+    Args:
+        by_scale: :func:`curve`.
+        bound: of the loss of accuracy, from 0.
+    """
+    return float(by_scale[FORGETTING.name].iloc[0]) > bound
+
+
 def _reached(by_scale: pd.DataFrame, column: str, bound: float) -> float:
     reached = 0.0
     for scale, change in zip(by_scale["scale"].tolist(), by_scale[column].tolist(), strict=True):

@@ -79,7 +79,9 @@ def _next(folder: Path, dataset: str) -> str | None:
     if folder == root / layout.DATASET:
         return None
     named = is_own(dataset) and (root / dataset).resolve() == folder.resolve()
-    return "headimpact data" if named else f"dataset: {folder} in {layout.PARAMS}, then headimpact data"
+    told = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    text = told.as_posix() if "/" in told.as_posix() else f"./{told.as_posix()}"
+    return "headimpact data" if named else f"dataset: {text} in {layout.PARAMS}, then headimpact data"
 
 
 def _unsuited(folder: Path, samples_of: Mapping[str, PackedSamples], vlm: Vlm) -> list[Problem]:

@@ -51,7 +51,14 @@ def run(model: str, source: str, revision: str | None, port: int) -> int:
     """
     if importlib.util.find_spec("streamlit") is None:
         raise InputError(f"The page is made with Streamlit, which is not installed: pip install -r {REQUIREMENTS}")
-    options = {
+    given = [text for name, value in options(port).items() for text in (f"--{name}", value)]
+    page = [str(PAGE), *given, "--", model, source, *([revision] if revision else [])]
+    return subprocess.run([sys.executable, "-m", "streamlit", "run", *page], check=False).returncode
+
+
+def options(port: int) -> dict[str, str]:
+    """How Streamlit serves the page."""
+    return {
         "server.address": "127.0.0.1",
         "server.port": str(port),
         "server.headless": "true",
@@ -59,6 +66,3 @@ def run(model: str, source: str, revision: str | None, port: int) -> int:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
     }
-    given = [text for name, value in options.items() for text in (f"--{name}", value)]
-    page = [str(PAGE), *given, "--", model, source, *([revision] if revision else [])]
-    return subprocess.run([sys.executable, "-m", "streamlit", "run", *page], check=False).returncode

@@ -51,6 +51,9 @@ def outlook(parts: Mapping[str, Sequence[Sample]], seed: int) -> list[tuple[str,
     sizes = ", ".join(f"{part} {len(samples)}" for part, samples in parts.items())
     questions = asked(test, draw_questions(test, seed))
     rows = [("parts", f"{sizes} images"), ("questions", str(questions)), ("measured", _measured(test, questions, seed))]
+    if (asked_of := _images_asked(parts["val"], seed)) < 2:
+        told = f"cannot choose a scale: {asked_of} of {len(parts['val'])} val images have a question, and it takes 2"
+        rows.append(("soften", f"{told} (more images, or a larger share of them in split.val)"))
     if (images := len(parts["impact"])) < _FEW:
         told = f"{images} in impact: other images may give other top layers; from {_FEW} on most of them stay"
         rows.append(("few images", f"{told} (headimpact examine says how many of yours)"))
@@ -58,14 +61,19 @@ def outlook(parts: Mapping[str, Sequence[Sample]], seed: int) -> list[tuple[str,
 
 
 def _measured(test: Sequence[Sample], questions: Asked, seed: int) -> str:
-    with_question = draw_questions(test, seed)
-    images = sum(any(obj.id in with_question for obj in sample.objects) for sample in test)
+    images = _images_asked(test, seed)
     if images < 2:
         return "perplexity alone; accuracy and AnsProb need two test images with a question"
     half, needed = _half_width(images), math.ceil((_half_width(10**6) * 10**3 / _WANTED) ** 2)
     known = f"to ± {half:.2f} at worst" if half < 0.5 else "too few images to claim anything of it"
     told = f"perplexity, AnsProb, and accuracy ({known}, from {images} test images with a question)"
     return told if images >= needed else f"{told}; ± {_WANTED} takes about {needed}"
+
+
+def _images_asked(samples: Sequence[Sample], seed: int) -> int:
+    """Images with an object that has a question."""
+    with_question = draw_questions(samples, seed)
+    return sum(any(obj.id in with_question for obj in sample.objects) for sample in samples)
 
 
 def _half_width(images: int) -> float:

@@ -13,11 +13,13 @@ from headimpact.evaluation.metrics import COMPARED, METRICS
 from headimpact.evaluation.questions import QUESTIONS
 from headimpact.files import digest_file, read_json, read_json_object
 from headimpact.lifecycle import layout
+from headimpact.lifecycle.dataset_in_use import InUse, in_use
 from headimpact.report.outputs import ORIGINAL, Missing, Outputs, Pair, TournamentFiles
 from headimpact.selection.grammar import alias, is_softened, trained
 from headimpact.text import listed
 
 _NOT_MADE = "not made yet"
+_OTHER = "made of another dataset than the one in use, and left out"
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,27 @@ class _Source:
         return f"headimpact {self.step} --model {key}" if isinstance(key, str) else _command(self.step, key)
 
 
-def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -> Outputs:
+def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path(), dataset: str | None = None) -> Outputs:
     """Read what exists of ``models`` x ``setups``, and of every other model and setup that was scored or evaluated.
 
     A model that has no file at all is left out of the tables; a setup that is named by its folder alone has its text
-    from its results.
+    from its results. What is of another dataset than the one in use is missing.
+
+    Args:
+        models: of the grid.
+        setups: of the grid.
+        root: of the project.
+        dataset: as params.yaml names it; None: whichever was made.
 
     Raises:
-        InputError: a file is there but cannot be read; the message names the command that makes it again.
+        InputError: a file is there but cannot be read (the message names the command that makes it again), or
+            ``dataset`` has not been made.
     """
+    used = in_use(root)
+    if made := used.instead_of(dataset):
+        raise InputError(
+            f"The dataset {dataset} has not been made: what is in the project is of {made}. Make it: headimpact data"
+        )
     pairs = _pairs(models, setups, root)
     scored = sorted(path.name for path in (root / layout.IMPACT).glob("[!.]*") if path.is_dir())
     names = list(dict.fromkeys([*models, *scored, *(model for model, _ in pairs)]))
@@ -53,15 +67,19 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
         }
         for field, source in sources.items()
     }
+    others = _of_other_dataset(contents, used)
+    for field in contents:
+        if field != "identities":
+            contents[field] = {key: content for key, content in contents[field].items() if key not in others}
     # Identities are in git, also of models that nothing was run with.
     there = {_model(key) for field, by_key in contents.items() if field != "identities" for key in by_key}
-    tournament = read_tournament(root)
+    tournament = read_tournament(root, dataset)
     return Outputs(
         models=tuple(name for name in names if name in there),
         pairs=tuple(pair for name in names if name in there for pair in pairs if pair[0] == name),
         tournament=tournament,
         missing=(
-            *_absent(sources, contents, there),
+            *_absent(sources, contents, there, others),
             *_outdated(contents["results"], contents["objects"]),
             *_of_other_objects(contents["objects"], contents["orders"]),
             *(_outdated_tournament(tournament, contents["results"]) if tournament else ()),
@@ -70,19 +88,42 @@ def collect(models: Sequence[str], setups: Sequence[str], root: Path = Path()) -
     )
 
 
-def evaluations(model: str, root: Path = Path()) -> tuple[dict[Pair, Any], dict[Pair, pd.DataFrame]]:
-    """By model and setup, the results of every setup of a model that was evaluated, and the results of its objects.
+def evaluations(
+    model: str, root: Path = Path(), dataset: str | None = None
+) -> tuple[dict[Pair, Any], dict[Pair, pd.DataFrame]]:
+    """By model and setup, the results of every setup of a model that was evaluated, and the results of its objects;
+    of the dataset in use alone.
 
     Raises:
-        InputError: as for :func:`collect`.
+        InputError: a file is there but cannot be read.
     """
     results, objects = {}, {}
+    used = in_use(root)
+    if used.instead_of(dataset):
+        return results, objects
     for path in sorted((root / layout.EVALUATIONS / model).glob("[!.]*/results.json")):
         pair = (model, _setup(path, model))
         results[pair] = _read(path, _command("evaluate", pair))
         if (table := root / layout.evaluated_objects(*pair)).is_file():
             objects[pair] = _read(table, _command("evaluate", pair))
+            if used.has_other(objects[pair]):
+                del results[pair], objects[pair]
     return results, objects
+
+
+def _of_other_dataset(contents: Mapping[str, Mapping[Any, Any]], used: InUse) -> set[str | Pair]:
+    """The models and pairs whose files are of another dataset than the one in use."""
+    others: set[str | Pair] = {model for model, summary in contents["summaries"].items() if used.is_other(summary)}
+    for pair in {key for by_key in contents.values() for key in by_key if not isinstance(key, str)}:
+        if pair in contents["objects"]:
+            is_other = used.has_other(contents["objects"][pair])
+        elif pair in contents["headers"]:
+            is_other = used.is_other(contents["headers"][pair])
+        else:
+            is_other = pair[0] in others
+        if is_other:
+            others.add(pair)
+    return others
 
 
 def _pairs(models: Sequence[str], setups: Sequence[str], root: Path) -> list[Pair]:
@@ -143,13 +184,16 @@ def _model(key: str | Pair) -> str:
 
 
 def _absent(
-    sources: Mapping[str, _Source], contents: Mapping[str, Mapping[Any, Any]], there: set[str]
+    sources: Mapping[str, _Source],
+    contents: Mapping[str, Mapping[Any, Any]],
+    there: set[str],
+    others: set[str | Pair],
 ) -> Iterator[Missing]:
     """Every file that is not there; of a model that has none at all, its first."""
     for field, source in sources.items():
         for key, path in source.paths.items():
             if key not in contents[field] and (field == "summaries" or _model(key) in there):
-                yield Missing(path, _NOT_MADE, source.command(key))
+                yield Missing(path, _OTHER if key in others else _NOT_MADE, source.command(key))
 
 
 def _outdated(results: Mapping[Pair, Mapping[str, Any]], objects: Mapping[Pair, pd.DataFrame]) -> Iterator[Missing]:
@@ -199,8 +243,12 @@ def _command(step: str, pair: Pair) -> str:
     return f"headimpact {step} --model {pair[0]} --setup {pair[1]}"
 
 
-def read_tournament(root: Path = Path()) -> TournamentFiles | None:
+def read_tournament(root: Path = Path(), dataset: str | None = None) -> TournamentFiles | None:
     """The files of the tournament, None where one of them is absent.
+
+    Args:
+        root: of the project.
+        dataset: as params.yaml names it; None: whichever was made.
 
     Raises:
         InputError: the verdicts are not JSON, or another version wrote the tables.
@@ -225,17 +273,16 @@ def read_tournament(root: Path = Path()) -> TournamentFiles | None:
         verdicts=read_json(verdicts),
         figure=figure,
         originals=originals,
-        elsewhere=_elsewhere(root, originals.values()),
+        elsewhere=_elsewhere(in_use(root), originals.values(), dataset),
     )
 
 
-def _elsewhere(root: Path, originals: Iterable[pd.DataFrame]) -> bool:
-    """Whether results are of objects that are not in the test part of the dataset in use."""
-    path = root / layout.DATASET / "annotations/test.json"
-    if not path.is_file():
-        return False
-    there = [annotation["id"] for annotation in read_json_object(path, "annotations")["annotations"]]
-    return not all(original["object_id"].isin(there).all() for original in originals)
+def _elsewhere(used: InUse, originals: Iterable[pd.DataFrame], dataset: str | None) -> bool:
+    """Whether a tournament was held on another dataset than the one in use."""
+    if used.instead_of(dataset) or used.held_on_other:
+        return True
+    there = used.phrases
+    return there is not None and not all(original["object_id"].isin(there).all() for original in originals)
 
 
 def _tournament_originals(root: Path, models: Iterable[str]) -> Iterator[tuple[str, pd.DataFrame]]:

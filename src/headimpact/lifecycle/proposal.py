@@ -19,9 +19,10 @@ def advice_of(config: Config, model: str, root: Path = Path()) -> Advice:
     Raises:
         InputError: a file is damaged.
     """
-    results, objects = evaluations(model, root)
+    results, objects = evaluations(model, root, config.dataset)
     wanted = config.grid.setups if model in config.grid.models else ()
-    return advise(model, results, objects, read_tournament(root), config.forgetting.bound, wanted)
+    tournament = read_tournament(root, config.dataset)
+    return advise(model, results, objects, tournament, config.forgetting.bound, wanted)
 
 
 def next_command(config: Config, model: str) -> str:

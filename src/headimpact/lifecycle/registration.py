@@ -54,7 +54,14 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int | 
         return None
     why = why_no_alias(job.model, job.setup)
     text = description(header, results, changes, why)
-    return versions.register(adapter, text, Limits(**config.serve.model_dump()), with_alias=why is None)
+
+    def example() -> list[dict[str, str]]:
+        from headimpact.lifecycle.input_example import input_example  # imports torch
+
+        return input_example(job.model, job.setup, header["source"], header["revision"])
+
+    limits = Limits(**config.serve.model_dump())
+    return versions.register(adapter, text, limits, with_alias=why is None, example=example)
 
 
 def why_no_alias(model: str, setup: str) -> str | None:

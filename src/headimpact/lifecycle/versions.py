@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from headimpact.adapters.digest import adapter_digest
@@ -95,6 +96,7 @@ def register(
     requirements: Path = Path("requirements.txt"),
     package: Path = Path(__file__).parents[1],
     with_alias: bool = True,
+    example: Callable[[], list[dict[str, str]]] = list,
 ) -> int:
     """Log the adapter as a servable model of the run and register it, as ``head-impact-<model>@<setup>``.
 
@@ -109,6 +111,7 @@ def register(
         requirements: pinned dependencies.
         package: the code to keep with the version.
         with_alias: move the alias of the setup to the version.
+        example: gives rows for the served model, or none; asked for a new version alone.
 
     Returns:
         The version.
@@ -124,7 +127,7 @@ def register(
                 client.set_model_version_tag(name, version, tag, value)
         else:
             forget_unregistered(name, tags["adapter_digest"], header["setup"])
-            logged = _log_model(adapter, tags, header, limits, requirements, package)
+            logged = _log_model(adapter, tags, header, limits, requirements, package, example())
             version = create(name, logged, run_id(), tags, description)
         link(name, version)
         client.update_registered_model(name, description=experiment.registered_note(header["base"], header))
@@ -138,6 +141,15 @@ def _artifact_uri(path: Path) -> str:
     return f"{path.parent.as_uri()}/{path.name}"
 
 
+class _Pyfunc:
+    """MLflow's flavor pyfunc, but that it takes what MLflow's other flavors take: not to try an input example, for
+    which the base would be loaded here a second time."""
+
+    @staticmethod
+    def save_model(path: str, validate_serving_input: bool, **values: Any) -> None:
+        mlflow.pyfunc.save_model(path, **values)
+
+
 def _log_model(
     adapter: Path,
     tags: Mapping[str, str],
@@ -145,21 +157,26 @@ def _log_model(
     limits: "serving.Limits",
     requirements: Path,
     package: Path,
+    example: list[dict[str, str]],
 ) -> str:
     from headimpact.lifecycle import serving
 
     base = Path(header["source"])
     artifacts = {"adapter": adapter, **({"base": base} if is_small_folder(base) else {})}
     with warnings.catch_warnings():
-        # An input example would make MLflow load the base here, a second time, to try it.
         warnings.filterwarnings("ignore", ".*input example was not provided")
-        logged = mlflow.pyfunc.log_model(
+        logged = Model.log(
+            artifact_path=None,
+            flavor=_Pyfunc,
+            flavor_name="pyfunc",
             name=experiment.model_name(header["base"], header["setup"]),
             python_model=str(package / "lifecycle/serving.py"),
             artifacts={key: _artifact_uri(path.resolve()) for key, path in artifacts.items()},
             code_paths=[str(package)],
             pip_requirements=str(requirements),
             signature=serving.signature(limits),
+            input_example=example or None,
+            validate_serving_input=False,
             model_config=vars(limits),
             tags={tag: tags[tag] for tag in ("adapter_digest", "setup")},
             params={"model": header["base"], "setup": header["setup"], "layers": _version_tags(header)["layers"]},

@@ -9,6 +9,7 @@ from rich.table import Table
 from headimpact.errors import InputError
 from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
+from headimpact.lifecycle.dataset_in_use import in_use
 from headimpact.lifecycle.pasting import paste
 from headimpact.lifecycle.proposal import advice_of
 from headimpact.lifecycle.rehearsal import outcome
@@ -17,18 +18,24 @@ from headimpact.lifecycle.summary import Summary
 from headimpact.report.advice import Advice
 from headimpact.selection.grammar import ORIGINAL
 
+_UNMADE = (
+    "{dataset} has not been made (headimpact data makes it); what is in the project is of {made}, and is no evidence "
+    "for it"
+)
+
 
 def run(config: Config, job: Job, console: Console | None = None) -> Summary:
     """Print the table of setups and the choice as text; the recommendation is in the summary."""
     console = console or Console(markup=False, highlight=False)
-    advice = advice_of(config, job.model)
+    advice, made = advice_of(config, job.model), in_use().instead_of(config.dataset)
     if tracking.RUN in os.environ:  # `mlflow run` opened one
         with tracking.run("advise", job.model):
             tracking.set_tags({"recommended": advice.decision.setup})
     _print_table(advice, console)
     _print_choice(config, advice, console)
     rows = [("use", advice.sentence), ("", advice.sure), *(("", note) for note in advice.notes)]
-    return Summary(f"advise {job.model}", [*rows, *_costs(config, advice)], next=advice.next)
+    skipped = [("dataset", _UNMADE.format(dataset=config.dataset, made=made))] if made else []
+    return Summary(f"advise {job.model}", [*rows, *_costs(config, advice)], skipped, next=advice.next)
 
 
 def _print_table(advice: Advice, console: Console) -> None:

@@ -19,7 +19,7 @@ from headimpact.report.sections.advice import advices
 def run(config: Config, job: Job) -> Summary:
     """Write ``reports/``; what an earlier report has there and this one cannot make stays."""
     with tracking.run("report") as run_id:
-        outputs = collect(config.grid.models, config.grid.setups)
+        outputs = collect(config.grid.models, config.grid.setups, dataset=config.dataset)
         made, given = tables.tables(outputs), advices(outputs, config.forgetting.bound)
         tests = read_part("test") if outputs.generated else []
         kept = writing.write(outputs, made, layout.REPORTS, tests, config.forgetting.bound, _pastes(config, given))
@@ -28,7 +28,8 @@ def run(config: Config, job: Job) -> Summary:
         tracking.log_files(layout.REPORTS)
     rows = [("models", ", ".join(outputs.models) or "none"), ("setups", ", ".join(outputs.setups))]
     rows += [(f"use of {advice.model}", f"{advice.sentence} {advice.sure}") for advice in given]
-    rows += [("kept", f"of an earlier report, which this one cannot make: {', '.join(kept)}")] if kept else []
+    told = "of an earlier report, perhaps of other data, which this one cannot make"
+    rows += [("kept", f"{told}: {', '.join(kept)}")] if kept else []
     following = given[0].next if given else f"headimpact advise --model {config.model}"
     return Summary(
         "report", rows, _missing(outputs), [layout.REPORTS, layout.REPORTS / writing.PAGE], run_id, following

@@ -49,7 +49,7 @@ def run(config: Config, job: Job) -> Summary:
         _track(job, scales, choice, header)
     return Summary(
         f"soften {job.setup} of {job.model}",
-        [*_rows(scales), *_verdict(choice, bound), ("kept", kept)],
+        [*_rows(scales), *_verdict(choice, bound), *_caution(scales, bound), ("kept", kept)],
         files=[layout.softening(job.model, job.setup)],
         run=run_id,
         next=f"headimpact evaluate --model {job.model} --setup {setup}",
@@ -109,3 +109,11 @@ def _verdict(choice: Choice, bound: float) -> list[tuple[str, str]]:
             "of the original's (forgetting.bound)"
         )
     return [("chosen scale", chosen), ("by the estimates alone", f"{choice.by_estimate:g}")]
+
+
+def _caution(scales: pd.DataFrame, bound: float) -> list[tuple[str, str]]:
+    """That the bound cannot be broken, where the original has no more to lose than it allows."""
+    if softening.can_forget(scales, bound):
+        return []
+    told = f"the {FORGETTING.label} of the original on the validation part is no more than {bound:g}"
+    return [("nothing to forget", f"{told}, so that no scale can lose more: the choice says nothing of forgetting")]

@@ -17,7 +17,7 @@ def forgetting(outputs: Outputs, folder: Path) -> list[Block]:
     for model, setup in outputs.scales:
         if header := outputs.headers.get((model, setup)):
             words = prose.CHOSEN if header["scale"] else prose.NONE
-            lines.append(words.format(model=model, trained=trained(setup), setup=setup, **header))
+            lines.append(words.format(**{**header, "model": model, "trained": trained(setup), "setup": setup}))
     return [Text(prose.ABOUT), Items(lines), Picture(folder / FIGURE, prose.FIGURE, wide=True)]
 
 
