@@ -18,6 +18,8 @@ from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES, family_class
 
 TINY_LAYERS = 4
+EMBEDDED = ("idefics3", "paligemma", "qwen2_vl")
+"""Those of the embedded bases: ``fresh`` gives these bases, with fewer layers."""
 KINDS = ("idefics3", "paligemma", "gemma3", "qwen3_5")
 """Families of every kind of decoder: every text causal; prompts seen in both directions; images seen so; and layers
 without attention, with positions in three dimensions."""

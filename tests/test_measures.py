@@ -9,6 +9,7 @@ import obvious
 import pytest
 import torch
 from engines import captions_of, engine_of
+from family_facts import EMBEDDED, TINY_LAYERS, fresh
 from peft.helpers import KappaTuneSelector
 
 from headimpact.data import coco
@@ -22,7 +23,6 @@ from headimpact.selection import measures
 from headimpact.selection.choice import select
 from headimpact.selection.localisation import PICKED_HEADS
 from headimpact.selection.rules import MEASURES
-from headimpact.tiny import bases
 from headimpact.vlm import attention, loading
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.tokengrid import TokenGrid
@@ -37,14 +37,14 @@ def samples(tmp_path_factory) -> list[Sample]:
     return coco.read_part(folder, "impact")
 
 
-@pytest.fixture(scope="module", params=bases.TINY)
+@pytest.fixture(scope="module", params=EMBEDDED)
 def vlm(request) -> Vlm:
-    return bases.build(request.param, 3)
+    return fresh(request.param)
 
 
 @pytest.fixture(scope="module")
 def smolvlm() -> Vlm:
-    return bases.build("tiny-smolvlm", 3)
+    return fresh("idefics3")
 
 
 def objects(vlm: Vlm, samples: list[Sample]):
@@ -99,7 +99,7 @@ def test_knockout_equals_a_mask_made_by_hand(vlm, samples):
     assert (np.abs(found).max(axis=0) > 1e-3).all()
     for row, (encoded, tokens) in zip(found, objects(vlm, samples[:2]), strict=True):
         whole = naive_phrase(vlm, encoded, tokens, None)
-        for layer in (0, 5, vlm.layers - 1):
+        for layer in (0, 2, vlm.layers - 1):
             assert row[layer] == pytest.approx(whole - naive_phrase(vlm, encoded, tokens, layer), abs=1e-4)
 
 
@@ -124,11 +124,11 @@ def blind(vlm: Vlm, layers: list[int], monkeypatch) -> None:
 
 
 def test_a_layer_that_is_blind_already_has_nothing_to_lose(vlm, samples, monkeypatch):
-    blind(vlm, [2, 7], monkeypatch)
+    blind(vlm, [1, 2], monkeypatch)
     found = knockout(vlm, samples[:2])
-    assert (found[:, [2, 7]] == 0).all()
-    assert (found[:, [3, 6]] != 0).any(axis=0).all()
-    assert (image_attention(vlm, samples[:2]).share[:, [2, 7]] == 0).all()
+    assert (found[:, [1, 2]] == 0).all()
+    assert (found[:, [0, 3]] != 0).any(axis=0).all()
+    assert (image_attention(vlm, samples[:2]).share[:, [1, 2]] == 0).all()
 
 
 # ---- gradient
@@ -228,16 +228,16 @@ def swap_heads(vlm: Vlm, layer: int) -> list[int]:
     return torch.arange(vlm.heads).unflatten(0, (groups, -1))[order].flatten().tolist()
 
 
-@pytest.mark.parametrize("name", bases.TINY)
-def test_heads_that_change_places_take_their_scores_along(name, samples):
-    base = bases.build(name, 3)
+@pytest.mark.parametrize("family", EMBEDDED)
+def test_heads_that_change_places_take_their_scores_along(family, samples):
+    base = fresh(family)
     before, pulled = image_attention(base, samples[:2]), gradient(base, samples[0])
     lost = knockout(base, samples[:2])
-    moved = swap_heads(base, 4)
+    moved = swap_heads(base, 2)
     after = image_attention(base, samples[:2])
-    np.testing.assert_allclose(after.share[:, 4], before.share[:, 4][:, moved], atol=1e-5)
-    np.testing.assert_allclose(after.entropy[:, 4], before.entropy[:, 4][:, moved], atol=1e-3)
-    np.testing.assert_allclose(after.share[:, 5], before.share[:, 5], atol=1e-5)
+    np.testing.assert_allclose(after.share[:, 2], before.share[:, 2][:, moved], atol=1e-5)
+    np.testing.assert_allclose(after.entropy[:, 2], before.entropy[:, 2][:, moved], atol=1e-3)
+    np.testing.assert_allclose(after.share[:, 3], before.share[:, 3], atol=1e-5)
     np.testing.assert_allclose(gradient(base, samples[0]), pulled, rtol=1e-3)
     np.testing.assert_allclose(knockout(base, samples[:2]), lost, atol=1e-4)
 
@@ -249,14 +249,14 @@ def test_conditioning_is_that_of_kappatune(smolvlm):
     """PEFT's selector gives modules in order of kappa, the best first: over all projections, and layer by layer."""
     names = smolvlm.projections(range(smolvlm.layers), TARGETS)
     single = {
-        (layer, target): measures.conditioning(smolvlm, [target])[layer] for layer in (0, 5, 13) for target in TARGETS
+        (layer, target): measures.conditioning(smolvlm, [target])[layer] for layer in (0, 2, 3) for target in TARGETS
     }
     modules = torch.nn.ModuleDict({name.replace(".", "/"): smolvlm.model.get_submodule(name) for name in names})
     order = [name.replace("/", ".") for name in KappaTuneSelector(modules, show_progress=False).get_best_targets()]
     of_name = {smolvlm.projections([layer], [target])[0]: value for (layer, target), value in single.items()}
     assert [name for name in order if name in of_name] == sorted(of_name, key=lambda name: -of_name[name])
     together = measures.conditioning(smolvlm, TARGETS)
-    assert together[5] == pytest.approx(np.prod([single[5, target] for target in TARGETS]) ** (1 / 3))
+    assert together[2] == pytest.approx(np.prod([single[2, target] for target in TARGETS]) ** (1 / 3))
     assert ((together > 0) & (together <= 1)).all()
 
 
@@ -276,7 +276,7 @@ def test_measure_joins_all_groups(smolvlm, samples, monkeypatch):
     assert set(values) == {name for name, measure in MEASURES.items() if not measure.in_impact_table}
     table = found.table()
     assert list(table) == ["layer", "gradient", "knockout", "knockout_se", "share", "localisation", "kappa"]
-    assert table["layer"].tolist() == list(range(14))
+    assert table["layer"].tolist() == list(range(TINY_LAYERS))
     np.testing.assert_allclose(table["share"], values["share"].mean(axis=1))
     np.testing.assert_allclose(table["localisation"], values["localisation"].mean(axis=1))
     np.testing.assert_array_equal(table["knockout_se"], found.errors["knockout"])

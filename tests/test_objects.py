@@ -7,6 +7,7 @@ import obvious
 import pytest
 import torch
 from engines import captions_of, count_forwards, engine_of
+from family_facts import EMBEDDED, fresh
 
 from headimpact.data import coco
 from headimpact.data.samples import Sample
@@ -15,7 +16,6 @@ from headimpact.engine.phrases import phrase_nll
 from headimpact.engine.watch import unwatched
 from headimpact.evaluation.objects import ObjectResult, evaluate
 from headimpact.evaluation.questions import Question, draw_questions
-from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.conversations import OPTION_LABELS
 
@@ -32,9 +32,9 @@ def samples(tmp_path_factory) -> list[Sample]:
     return test
 
 
-@pytest.fixture(scope="module", params=bases.TINY)
+@pytest.fixture(scope="module", params=EMBEDDED)
 def vlm(request) -> Vlm:
-    return bases.build(request.param, 3)
+    return fresh(request.param)
 
 
 def shares(vlm: Vlm, question: Question, encoded) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_phrases_alone_have_the_same_nll(vlm, samples):
 
 
 def test_a_part_is_evaluated_image_by_image_one_row_an_object(samples):
-    engine, seen, watched = engine_of(bases.build("tiny-smolvlm", 3)), [], []
+    engine, seen, watched = engine_of(fresh("idefics3")), [], []
 
     def watch(items, total, what):
         seen.append((total, what))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from engines import engine_of
+from family_facts import EMBEDDED, fresh
 
 from headimpact.data import coco
 from headimpact.data.samples import Sample
@@ -18,7 +19,6 @@ from headimpact.evaluation import beside_original, objects, orders
 from headimpact.evaluation.orders import ORDERS, answer_orders, ask_in_orders
 from headimpact.evaluation.questions import Question, draw_questions
 from headimpact.text import normalise
-from headimpact.tiny import bases
 from headimpact.vlm.base import Vlm
 
 
@@ -89,9 +89,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return coco.read_part(folder, "test")
 
 
-@pytest.fixture(scope="module", params=bases.TINY)
+@pytest.fixture(scope="module", params=EMBEDDED)
 def vlm(request) -> Vlm:
-    return bases.build(request.param, 3)
+    return fresh(request.param)
 
 
 def test_distractors_are_never_true_of_the_image_in_the_embedded_dataset(samples: list[Sample]):
