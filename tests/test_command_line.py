@@ -245,7 +245,7 @@ def test_the_grid_runs_under_one_run(root: Path, run: Run, monkeypatch: pytest.M
     def opened(step: str) -> Iterator[str]:
         yield f"run of {step}"
 
-    def grid(config: Config) -> int:
+    def grid(config: Config, function: object) -> int:
         parents.append(os.environ.get("HEADIMPACT_PARENT_RUN"))
         return 3
 
@@ -331,6 +331,7 @@ def test_as_a_program(project_root: Path, tmp_path: Path) -> None:
     [
         ("__main__", {"dvc", "mlflow", "torch", "transformers", "pandas"}),
         ("lifecycle.steps.sources", {"dvc", "mlflow", "torch", "transformers", "pandas"}),
+        ("lifecycle.steps.finetune", {"dvc", "mlflow", "torch", "transformers", "pandas"}),  # for the original
         ("lifecycle.steps.select", {"torch", "transformers", "peft", "matplotlib", "scipy.stats"}),
     ],
 )
