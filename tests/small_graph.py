@@ -84,6 +84,11 @@ def run(step: str, job: Job = TOP, **overrides: str) -> list[Summary]:
     return pipeline.run(step, config, job, overridden, lambda name: lambda c, j: write_output(name, c, j))
 
 
+def run_grid(config: Config | None = None) -> int:
+    """The whole grid, as ``headimpact main`` runs it; with the values of params.yaml unless others are given."""
+    return pipeline.run_grid(config or load(layout.PARAMS), lambda name: lambda c, j: write_output(name, c, j))
+
+
 def ran(sources: bool = False) -> list[str]:
     """The jobs that ran since the last call; ``sources``: also those that data is made from."""
     log = Path("log.txt")

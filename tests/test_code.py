@@ -294,3 +294,28 @@ def test_a_stage_without_the_file_is_refused(written: None, config: Config) -> N
     with pytest.raises(InputError, match="run the command again"):
         code.check_current(STEPS["score"], config, "tiny-smolvlm")
     assert layout.FINGERPRINTS.is_file()
+
+
+@pytest.mark.parametrize(("step", "refused"), [("score", True), ("select", False)])
+def test_a_process_that_imported_other_code_runs_no_stage_of_it(
+    written: None, config: Config, edit, monkeypatch: pytest.MonkeyPatch, step: str, refused: bool
+) -> None:
+    """DVC begins it with the present fingerprint, which another command has written."""
+    imported = code.current()
+    edit("impact/head_impact.py", *NUMBER)
+    monkeypatch.setattr(code, "step_fingerprint", lambda step: f"{step.name}{' edited' * (step.name == 'score')}")
+    code.refresh(config)
+    if refused:
+        with pytest.raises(InputError, match="The code of score was edited"):
+            code.check_current(STEPS[step], config, "tiny-smolvlm", imported)
+    else:
+        code.check_current(STEPS[step], config, "tiny-smolvlm", imported)
+    code.check_current(STEPS[step], config, "tiny-smolvlm")
+
+
+def test_what_identify_finds_out_is_no_edit(written: None, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = code.current()
+    monkeypatch.setattr(code, "family_fingerprint", lambda source, identity: "of its family")
+    layout.CODE_NOTE.unlink()
+    assert code.refresh(config)
+    code.check_current(STEPS["score"], config, "smolvlm", imported)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,22 @@ class _Stream:
 
     def __getattr__(self, name: str):
         return getattr(self.stream, name)
+
+
+def test_dvc_lock_is_written_as_dvc_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of every kind among it: it is read in another way than DVC reads what it is about to change."""
+    values = {"lr": 2.0e-3, "tiny": 1.0e-7, "text": "1e-4", "on": "yes", "none": None, "many": [1, 2.5, True]}
+    Path("params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    stages = {name: stage | {"params": [*values]} for name, stage in STAGES.items()}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    for name in stages:
+        graph.commit(name)
+    ours = Path("dvc.lock").read_bytes()
+    monkeypatch.setattr(graph, "_files_parsed_cheaply", nullcontext)
+    Path("dvc.lock").unlink()
+    for name in stages:
+        graph.commit(name)
+    assert Path("dvc.lock").read_bytes() == ours
 
 
 @pytest.fixture

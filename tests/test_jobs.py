@@ -1,5 +1,6 @@
 """Jobs: their stages in dvc.yaml or jobs/dvc.yaml, and what they are made from."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from headimpact.errors import InputError
 from headimpact.lifecycle import code, jobs, layout, params, pipeline, written
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.registry import STEPS
+from headimpact.lifecycle.summary import Summary
 
 MODEL, OTHER = "tiny-smolvlm", "smolvlm"
 TOP, LAYERS, KNOCKOUT = Job(MODEL, "top-4"), Job(MODEL, "layers:1,2"), Job(MODEL, "knockout-4")
@@ -238,11 +240,32 @@ def test_the_whole_grid_runs_after_what_has_come_into_it_left_the_jobs(
     jobs.enter([("select", LAYERS), ("select", Job(MODEL, "bottom-4"))], config)
     at_repro: list[list[str]] = []
     monkeypatch.setattr(code, "refresh", lambda config: False)
-    monkeypatch.setattr(pipeline.graph, "reproduce", lambda: at_repro.append(list(stages())) or 3)
+    monkeypatch.setattr(pipeline.graph, "reproduce", lambda steps: at_repro.append(list(stages())) or 3)
     wider = config.grid.model_copy(update={"setups": ("original", "top-4", "bottom-4")})
-    assert pipeline.run_grid(config.model_copy(update={"grid": wider})) == 3
+    assert pipeline.run_grid(config.model_copy(update={"grid": wider}), pytest.fail) == 3
     held_on = [f"{step}-{OTHER}" for step in ("identify", "measure", "score")]
     assert at_repro == [[*held_on, f"select-{MODEL}-layers-1-2"]]
+
+
+def test_a_stage_of_the_grid_runs_with_the_values_of_its_moment(
+    config: Config, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so does one that was asked for by name: DVC records the values that it finds then."""
+    jobs.enter([("select", LAYERS)], config)
+    run: dict[str, Callable[[], None]] = {}
+    ran: list[tuple[str, str, int]] = []
+
+    def function(name: str) -> Callable[[Config, Job], Summary]:
+        return lambda config, job: ran.append((name, job.setup, config.seed)) or Summary(name, [])
+
+    monkeypatch.setattr(code, "refresh", lambda config: False)
+    monkeypatch.setattr(pipeline.graph, "reproduce", lambda steps: run.update(steps) or len(steps))
+    assert pipeline.run_grid(config, function) == len(run)
+    assert set(stages()) < {name.removeprefix("jobs/dvc.yaml:") for name in run}
+    layout.PARAMS.write_text((project_root / "params.yaml").read_text().replace("seed: 0", "seed: 5", 1))
+    run[f"select@{MODEL}-top-4"]()
+    run[f"jobs/dvc.yaml:select-{MODEL}-layers-1-2"]()
+    assert ran == [("select", "top-4", 5), ("select", LAYERS.setup, 5)]
 
 
 def test_dvc_shows_the_figures_of_what_was_asked_for_by_name(config: Config) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_graph import MODEL, ran, run, set_value
+from small_graph import MODEL, ran, run, run_grid, set_value
 
 from headimpact.errors import InputError
-from headimpact.lifecycle import graph, layout, pipeline
+from headimpact.lifecycle import graph, layout
 from headimpact.lifecycle.config import Job
 from headimpact.lifecycle.params import load
 
@@ -84,9 +84,9 @@ def test_repro_makes_the_rest_of_the_grid_and_a_second_one_nothing(after: After)
     for setup in ("original", "top-4", "full"):
         expected |= {f"{step}@{MODEL}-{setup}" for step in ("finetune", "evaluate", "answer")}
     expected |= {f"jobs/dvc.yaml:{step}-{MODEL}-layers-1-2" for step in ("finetune", "evaluate")}
-    assert pipeline.run_grid(config) == len(expected)
+    assert run_grid(config) == len(expected)
     assert set(ran(sources=True)) == expected
-    assert pipeline.run_grid(config) == 0
+    assert run_grid(config) == 0
     assert ran() == []
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_graph import MODEL, TOP, ran, run
+from small_graph import MODEL, TOP, ran, run, run_grid
 
 from headimpact import processes
 from headimpact.errors import InputError
@@ -35,10 +35,13 @@ def test_a_failing_stage_ends_the_run(after: After) -> None:
     assert sorted(ran()) == [f"identify@{MODEL}", f"pretrain@{MODEL}", f"score@{MODEL}"]
 
 
-def test_a_failing_process_of_a_stage_ends_the_grid(project: Path) -> None:
+def test_a_failing_stage_ends_the_grid(project: Path) -> None:
+    Path("fail").write_text("InputError")
+    with pytest.raises(InputError, match=rf"(?s)^it failed\n{FIRST}. Nothing after it was run.$"):
+        run_grid()
     Path("fail").write_text("1")
-    with pytest.raises(InputError, match=rf"{FIRST}: .*printed above"):
-        pipeline.run_grid(load(layout.PARAMS))
+    with pytest.raises(InputError, match=r"failed to reproduce 'download': .*printed above"):
+        graph.reproduce(["download"])  # a process
     assert ran() == []
 
 
@@ -89,7 +92,7 @@ def test_an_edited_table_is_refused_and_left_alone(after: After) -> None:
     with pytest.raises(InputError, match=r"impact\.csv is not the table that was scored.*score --model tiny-smolvlm"):
         run("finetune")
     with pytest.raises(InputError, match=r"impact\.csv"):
-        pipeline.run_grid(load(layout.PARAMS))
+        run_grid()
     assert layout.impact_table(MODEL).read_text() == "mine"
     run("score")  # makes it again
     run("select")

@@ -161,6 +161,23 @@ def test_a_stage_has_a_run_of_its_own_under_the_parent(monkeypatch: pytest.Monke
     assert run.info.experiment_id == read(opened).info.experiment_id
 
 
+def test_a_stage_in_the_process_of_the_grid_has_a_run_of_its_own_below_that_of_the_grid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tracking.run("main") as grid:
+        monkeypatch.setenv(tracking.PARENT_RUN, grid)
+        monkeypatch.setenv(tracking.STAGE, "score@tiny")
+        with pytest.raises(InputError), tracking.run("score", "tiny") as failed:
+            raise InputError("why")
+        with tracking.run("score", "tiny") as run_id:
+            tracking.set_tags({"place": "stage"})
+        tracking.set_tags({"place": "grid"})
+    assert read(failed).info.status == "FAILED"
+    assert {read(each).info.status for each in (grid, run_id)} == {"FINISHED"}
+    assert read(run_id).data.tags["mlflow.parentRunId"] == grid
+    assert [read(each).data.tags["place"] for each in (grid, run_id)] == ["grid", "stage"]
+
+
 def test_a_stage_without_a_parent_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tracking.STAGE, "score@tiny")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)

@@ -5,8 +5,10 @@ before ``dvc status`` or ``dvc repro``; the hook of pre-commit does that, too.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import headimpact
 from headimpact.errors import InputError
@@ -93,13 +95,18 @@ def _note(code: str) -> str:
 
 def _code_digest(config: Config) -> str:
     """Digest of all that fingerprints.json follows from, byte by byte."""
-    package = SOURCE / "headimpact"
-    files = sorted(path for path in package.rglob("*") if path.suffix != ".pyc" and path.is_file())
     facts = {
-        "files": [(path.relative_to(package).as_posix(), digest_file(path)) for path in files],
+        "files": _files_digest(),
         "families": {name: _family(base.source, layout.identity(name)) for name, base in config.models.items()},
         "tournament": config.tournament.models,
     }
+    return hashlib.sha256(as_json(facts).encode()).hexdigest()
+
+
+def _files_digest() -> str:
+    package = SOURCE / "headimpact"
+    files = sorted(path for path in package.rglob("*") if path.suffix != ".pyc" and path.is_file())
+    facts = [(path.relative_to(package).as_posix(), digest_file(path)) for path in files]
     return hashlib.sha256(as_json(facts).encode()).hexdigest()
 
 
@@ -124,24 +131,62 @@ def _with_families(step: str, families: Sequence[str]) -> str:
     return hashlib.sha256("".join([step, *sorted(set(families))]).encode()).hexdigest()[:DIGITS]
 
 
-def check_current(step: Step, config: Config, model: str) -> None:
-    """Bring fingerprints.json up to date, and refuse to go on in a stage that DVC began with an older one.
+@dataclass(frozen=True)
+class Code:
+    """The code at one moment.
+
+    Attributes:
+        files: digest of its files, byte by byte.
+        fingerprints: what fingerprints.json has, by ``steps`` and ``families``.
+    """
+
+    files: str
+    fingerprints: Mapping[str, Mapping[str, str]]
+
+
+def current() -> Code:
+    """The code as it is now."""
+    return Code(_files_digest(), _fingerprints())
+
+
+def _fingerprints() -> dict[str, dict[str, str]]:
+    content = read_json_object(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {}
+    return {"steps": {}, "families": {}} | content
+
+
+def check_current(step: Step, config: Config, model: str, imported: Code | None = None) -> None:
+    """Bring fingerprints.json up to date, and refuse to go on in a stage that would be recorded with other code than
+    it runs.
+
+    Args:
+        step: the stage's.
+        config: the values.
+        model: the stage's.
+        imported: the code that this process began with, where it runs one stage after the other; None: it began with
+            this stage.
 
     Raises:
-        InputError: the code of the step, or of the model's family, was edited since it was written.
+        InputError: the code of the step, or of the model's family, was edited after DVC began the stage, or after this
+            process began.
     """
-    before = read_json_object(layout.FINGERPRINTS) if layout.FINGERPRINTS.is_file() else {}
+    earlier = [_fingerprints()]
     if not refresh(config):
-        return
-    after = read_json(layout.FINGERPRINTS)
-    edited = before.get("steps", {}).get(step.name) != after["steps"][step.name]
-    if step.runs_base and step.per != "project":
-        edited |= before.get("families", {}).get(model) != after["families"][model]
-    if edited:
+        earlier.clear()
+    if imported and imported.files != _files_digest():
+        earlier.append(imported.fingerprints)
+    after = _fingerprints()
+    if any(_edited(step, model, before, after) for before in earlier):
         raise InputError(
             f"The code of {step.name} was edited after {layout.FINGERPRINTS} was written, by which DVC knows it. "
             "The file is up to date now: run the command again."
         )
+
+
+def _edited(step: Step, model: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    edited = before["steps"].get(step.name) != after["steps"][step.name]
+    if step.runs_base and step.per != "project":
+        edited |= before["families"].get(model) != after["families"][model]
+    return edited
 
 
 def _data_files(modules: Sequence[str]) -> list[Path]:

@@ -99,7 +99,7 @@ def main(given: Values = None, debug: Debug = False) -> None:
 
         pipeline.check_processes("main")
         with tracking.run("main") as run, graph.environment(**{tracking.PARENT_RUN: run}):
-            stages = pipeline.run_grid(loaded)
+            stages = pipeline.run_grid(loaded, step_functions(loaded))
         rows = [("stages run", str(stages)), ("up to date", "all others")]
         print_summary(Summary("main", rows, files=[layout.REPORTS], run=run, next="mlflow ui"))
 

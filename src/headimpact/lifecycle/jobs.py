@@ -114,7 +114,7 @@ def enter(works: Sequence[Work], config: Config) -> bool:
     Raises:
         InputError: jobs/dvc.yaml is damaged.
     """
-    wanted = {*works, *(above for work in works for above in all_upstream(work, config)), *_entered()}
+    wanted = {*works, *(above for work in works for above in all_upstream(work, config)), *entered()}
     outside = [(STEPS[name], job) for name, job in wanted if job.model in config.models]
     outside = [(step, job) for step, job in outside if step.per != "project" and not in_grid(step, config, job)]
     stages = {_name(step, job): _stage(step, job) for step, job in outside}
@@ -133,8 +133,12 @@ def _stage(step: Step, job: Job) -> dict[str, Any]:
     return made | {"wdir": "..", "meta": {"step": step.name, "model": job.model, "setup": job.setup}}
 
 
-def _entered() -> set[Work]:
-    """The jobs that jobs/dvc.yaml has."""
+def entered() -> set[Work]:
+    """The jobs that jobs/dvc.yaml has.
+
+    Raises:
+        InputError: it is damaged.
+    """
     if not layout.JOBS.exists():
         return set()
     try:

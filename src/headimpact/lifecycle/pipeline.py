@@ -128,14 +128,29 @@ def _do(config: Config, job: Job, function: Function) -> Summary:
     return summary
 
 
-def run_grid(config: Config) -> int:
-    """``dvc repro`` of the whole graph; the number of stages that ran."""
+def run_grid(config: Config, function: Callable[[str], Function]) -> int:
+    """``dvc repro`` of the whole graph, with its stages in this process; the number of stages that ran.
+
+    Args:
+        config: the values of params.yaml.
+        function: gives the function of a step.
+    """
     code.refresh(config)
     make_folders()
     report = ("report", Job(config.model, config.setup))
     jobs.enter([report], config)  # the tournament may be held on models outside of the grid
     verify(report, config)
-    return graph.reproduce()
+    imported = code.current()
+
+    def step(work: Work) -> Callable[[], None]:
+        def run_as_it_is_now() -> None:  # as the process of a stage would: the grid takes long enough to edit something
+            with until_recorded():
+                _run_stage(work, load(layout.PARAMS), function, imported)
+
+        return run_as_it_is_now
+
+    works = [report, *jobs.all_upstream(report, config), *jobs.entered()]
+    return graph.reproduce(steps={jobs.stage_name(work, config): step(work) for work in works})
 
 
 def make_folders() -> None:
@@ -247,18 +262,20 @@ def build(work: Work, upstream: list[Work], config: Config, function: Callable[[
         )
     print(f"Missing or stale, to be built first: {', '.join(needed)}", flush=True)
 
+    imported = code.current()
+
     def step(above: Work) -> Callable[[], None]:
-        return lambda: _run_stage(above, config, function)
+        return lambda: _run_stage(above, config, function, imported)
 
     everything = [*upstream, *(far for above in upstream for far in jobs.all_upstream(above, config))]
     with until_recorded():
         graph.reproduce(stages, {jobs.stage_name(above, config): step(above) for above in everything})
 
 
-def _run_stage(work: Work, config: Config, function: Callable[[str], Function]) -> None:
+def _run_stage(work: Work, config: Config, function: Callable[[str], Function], imported: code.Code) -> None:
     """What the command of a stage does, here."""
     name, job = work
-    code.check_current(STEPS[name], config, job.model)
+    code.check_current(STEPS[name], config, job.model, imported)
     print_summary(function(name)(config, job))
     gc.collect()  # a base is gone before the next step loads one
 

@@ -340,7 +340,7 @@ COMMANDS = {
     "rehearse": Command(
         "Score, train a step and evaluate with a checkpoint of true size and random weights: what a real one will cost."
     ),
-    "main": Command("Run the whole grid and the report: dvc repro, its runs nested under one.", True),
+    "main": Command("Run the whole grid and the report: dvc repro in one process, its runs nested under one.", True),
     "register": Command(
         "Register the adapters of a model that are trained and evaluated, or bring their versions up to date."
     ),

@@ -110,7 +110,7 @@ def run(
     continued = None if RUN in os.environ or adapter_digest is None else _training_run(model, setup, adapter_digest)
     with store_errors.told("Nothing was begun: "):
         if continued:
-            opened = mlflow.start_run(run_id=continued.info.run_id)
+            opened = mlflow.start_run(run_id=continued.info.run_id, nested=True)
             mlflow.set_tag(dead_runs.PROCESS, tags[dead_runs.PROCESS])
             if _ERROR in continued.data.tags:  # of an evaluation that failed
                 mlflow.delete_tag(_ERROR)
@@ -123,6 +123,7 @@ def run(
                 tags={name: value for name, value in tags.items() if value},
                 parent_run_id=parent,
                 experiment_id=place,
+                nested=True,  # below the run of the grid, whose stages are steps of this process
             )
     try:
         _tell_of_default(opened.info.experiment_id)
