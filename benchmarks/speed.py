@@ -28,8 +28,11 @@ from tasks import WAYS, Case, Measured
 from headimpact.files import read_json, write_json
 
 RESULTS = Path("benchmarks/speed.json")
-IMAGES = {"tiny": 16, "geometry": 4, "width": 2}
-TRAINED = {"tiny": 16, "geometry": 8, "width": 8}
+IMAGES = {
+    "score": {"tiny": 16, "geometry": 4, "width": 2},
+    "train": {"tiny": 16, "geometry": 2, "width": 2},
+    "evaluate": {"tiny": 16, "geometry": 2, "width": 2},
+}
 LAYERS = {
     "tiny": ((7, 9, 11, 13), (0, 1, 2, 9)),
     "geometry": ((7, 9, 11, 13), (0, 1, 2, 9)),
@@ -50,7 +53,7 @@ def cases(sizes: Sequence[str], chosen: Sequence[str], bases: Sequence[str]) -> 
     for task in WAYS:
         for size in sizes if task in chosen else ():
             for base in bases:
-                images = TRAINED[size] if task == "train" else IMAGES[size]
+                images = IMAGES[task][size]
                 for layers in LAYERS[size] if task == "train" else ((),):
                     yield [Case(size, base, task, way, images, 3, layers) for way in WAYS[task]]
     for images, objects in GROWN if "growth" in chosen else ():
