@@ -86,6 +86,10 @@ def test_steps_propose_what_the_evidence_supports(config: Config) -> None:
     assert proposal.finetune_command(config, "new") == "headimpact finetune --model new --setup full-4"
     evaluate(top_4=Change(-0.4, 0.0, 0), bottom_4=Change(-0.1, 0.0, 0))
     assert proposal.finetune_command(config, MODEL) == f"headimpact finetune --model {MODEL} --setup top-4"
+    evaluate(soft_top_4=Change(-0.5, 0.0, 0))
+    assert proposal.advice_of(config, MODEL).decision.setup == "soft-top-4"
+    assert proposal.finetune_command(config, MODEL) == f"headimpact finetune --model {MODEL} --setup top-4"
+    shutil.rmtree(layout.evaluation(MODEL, "soft-top-4"))
     name = versions.registered_name(MODEL)
     assert proposal.next_command(config, MODEL).startswith(f"mlflow models serve -m models:/{name}@top-4 ")
 

@@ -203,3 +203,15 @@ def test_the_card_tells_the_ranks_that_are_there() -> None:
     assert "rank 2, 8, alpha" in card(replace(FACTS, config=CONFIG | own))
     own["rank_pattern"] |= {r"a\.1\.q_proj": 3}
     assert "rank 2, 3, alpha" in card(replace(FACTS, config=CONFIG | own))
+
+
+def test_a_softened_adapter_is_delivered_unless_it_is_the_original(project: Path) -> None:
+    text = card(replace(FACTS, header=HEADER | {"setup": "soft-top-2", "scale": 0.6, "bound": 0.05}))
+    assert "| scaled down | to 0.6 of what was trained, the largest scale at which accuracy" in text
+    soft = Job(JOB.model, "soft-top-2")
+    with pytest.raises(InputError, match=r"Make it: headimpact soften --model tiny --setup top-2$"):
+        export.check(soft)
+    shutil.copytree(layout.adapter(*vars(JOB).values()), layout.adapter(*vars(soft).values()))
+    write_json(layout.adapter(*vars(soft).values()) / "header.json", HEADER | {"setup": "soft-top-2", "scale": 0})
+    with pytest.raises(InputError, match=r"softened to scale 0, where it is the original: there is nothing"):
+        export.check(soft)

@@ -17,7 +17,7 @@ from headimpact.report.outputs import ORIGINAL, Pair, TournamentFiles
 from headimpact.report.page import Cell, Table
 from headimpact.report.prose import advice as prose
 from headimpact.report.rows import records
-from headimpact.selection.grammar import alias, is_softened, softened
+from headimpact.selection.grammar import alias, is_softened, softened, trained
 from headimpact.text import listed
 from headimpact.tournament.decision import FORGETTING, GAIN, Decision
 
@@ -240,7 +240,8 @@ def _cell(row: Mapping[str, Any], metric: Metric) -> Cell:
 
 
 def proposed(advice: Advice | None) -> str:
-    """The setup to train: what is recommended, or the default where that is the original or nothing is known."""
+    """The setup to train: what is recommended, what that is softened from, or the default where that is the original
+    or nothing is known."""
     if advice is None or advice.decision.setup == ORIGINAL:
         return DEFAULT
-    return advice.decision.setup
+    return trained(advice.decision.setup)

@@ -16,7 +16,7 @@ from headimpact.lifecycle import layout, registration
 from headimpact.lifecycle.card import PICTURE, Facts, card
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.summary import Summary
-from headimpact.selection.grammar import ORIGINAL, alias
+from headimpact.selection.grammar import ORIGINAL, alias, is_softened, trained
 from headimpact.vlm import loading
 from headimpact.vlm.base import Vlm
 
@@ -73,10 +73,15 @@ def _adapter(job: Job) -> Path:
     if job.setup == ORIGINAL:
         raise InputError("original is the base as it is: there is nothing to deliver. Name another setup.")
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise InputError(
-            f"There is no adapter in {folder}. Train it: headimpact finetune --model {job.model} --setup {job.setup}"
-        )
+        raise InputError(f"There is no adapter in {folder}. {_making(job)}")
+    if read_json_object(folder / lora.HEADER, *_IN_HEADER).get("scale") == 0:
+        raise InputError(f"{job.setup} was softened to scale 0, where it is the original: there is nothing to deliver.")
     return folder
+
+
+def _making(job: Job) -> str:
+    step, setup = ("soften", trained(job.setup)) if is_softened(job.setup) else ("finetune", job.setup)
+    return f"Make it: headimpact {step} --model {job.model} --setup {setup}"
 
 
 def _skeleton(adapter: Path) -> Vlm:
