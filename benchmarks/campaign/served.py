@@ -20,10 +20,11 @@ from hostile import request
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
+from campaign.commands import left
 from campaign.damaged import ONE_RUN
-from campaign.outages import wait_for
-from campaign.project import MODEL, REGISTERED, SETUP, Project, left
+from campaign.project import MODEL, REGISTERED, SETUP, Project
 from campaign.record import Record, drawn
+from campaign.servers import wait_for
 
 PART = "requests"
 _CLIENTS = 32
