@@ -21,16 +21,16 @@ _BEGIN = Place("begin", "mlflow:start_run")
 _LOGGED = Place("log", "headimpact.lifecycle.tracking:log_history")
 _RESULTS = Place("log", "headimpact.lifecycle.tracking:log_results")
 _TURNS = (
-    ("score", "not there", _BEGIN),
     ("evaluate", "silent", _RESULTS),
-    ("finetune", "stopped", _LOGGED),
     ("score", "500s", LOG),
-    ("evaluate", "started again", _RESULTS),
     ("register", "cut off", PLACES["register"][2]),
+    ("evaluate", "500s", PLACES["register"][3]),
+    ("finetune", "stopped", _LOGGED),
     ("score", "slow", _BEGIN),
+    ("score", "not there", _BEGIN),
+    ("evaluate", "started again", _RESULTS),
     ("finetune", "silent", PLACES["register"][0]),
     ("data", "stopped", LOG),
-    ("evaluate", "500s", PLACES["register"][3]),
     ("score", "stopped", COMPUTE),
     ("evaluate", "slow", COMPUTE),
 )
