@@ -82,7 +82,7 @@ def _fill_up(small: Project, filler: Path | None, record: Record, name: str, pla
     record.tried["full disks"] += 1
     record.tried["full disks that stopped the command"] += ended.code != 0
     record.tried[f"full disks: {place.phase}"] += 1
-    print(f"{at}exit status {ended.code} after {ended.seconds:.0f} s: {ended.said[:200]}", flush=True)
+    print(f"{at}exit status {ended.code} after {ended.seconds:.0f} s: {ended.said[-250:]}", flush=True)
     for promise, failure in ((TOLD, ended.untold()), (OLD, small.damaged(name))):
         record.held(PART, promise, at + failure if failure else "")
 
@@ -104,7 +104,8 @@ def _small_disk(project: Project, record: Record) -> Iterator[tuple[Project, Pat
         small.log = project.log  # what is said has room
         yield small, place / "filler"
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        # Lazily: MLflow keeps connections to the database there, in this process, too.
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def _fill(filler: Path | None, room: int) -> None:
