@@ -44,12 +44,12 @@ tests:
 write: .venv/installed
 	headimpact write
 
-CAMPAIGN_MINUTES ?= 30
+CAMPAIGN_MINUTES ?= 18
 CAMPAIGN_SEED ?=
 
 campaign: .venv/installed-dev
-	PYTHONPATH=src:benchmarks:tests python -m campaign --minutes $(CAMPAIGN_MINUTES) $(CAMPAIGN_SEED:%=--seed %)
-	headimpact write
+	PYTHONPATH=src:benchmarks:tests python -m campaign --minutes $(CAMPAIGN_MINUTES) $(CAMPAIGN_SEED:%=--seed %); \
+		status=$$?; headimpact write && exit $$status
 
 .venv/installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=..."; exit 1; }

@@ -10,7 +10,7 @@ import pytest
 import torch
 from family_facts import facts, families, kinds
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_folders import change, copied, same_weights, saved, shard
 
 from headimpact import hub
@@ -57,6 +57,23 @@ def put_template(folder: Path, where: str, template: str | None) -> None:
         (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     else:
         change(folder / where, chat_template=template)
+
+
+def test_tensors_that_nothing_uses_do_no_harm_and_those_of_another_config_are_refused(folder):
+    copy = folder("idefics3")
+    path = copy / "model.safetensors"
+    tensors = load_file(path)
+    block = "model.text_model.layers"
+    constants = [f"{block}.0.self_attn.rotary_emb.inv_freq", "model.vision_model.embeddings.position_ids"]
+    heads = ["model.vision_model.head.probe", "score.weight"]
+    for name in (*constants, *heads):
+        save_file(tensors | {name: torch.ones(4)}, path, metadata={"format": "pt"})
+        loading.load(str(copy), device="cpu")
+    wrong = {f"{block}.99.mlp.up_proj.weight": "no place", f"{block}.0.self_attn.q_proj.bias": "no place"}
+    for name, reason in (wrong | {"lm_head.weight": "tied to"}).items():
+        save_file(tensors | {name: torch.ones(4)}, path, metadata={"format": "pt"})
+        with pytest.raises(InputError, match=reason):
+            loading.load(str(copy), device="cpu")
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "idefics3"])

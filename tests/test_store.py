@@ -1,5 +1,6 @@
 """The store: the project's own, where the project lies now; one that answers; no runs of dead processes."""
 
+import logging
 import os
 import shutil
 import socket
@@ -228,6 +229,15 @@ def test_what_mlflow_raises_in_the_work_is_one_sentence_with_the_cause(project: 
     assert run.info.status == "FAILED"
     assert "database is locked" in run.data.tags["error"]
     assert mlflow.active_run() is None
+
+
+def test_a_full_disk_is_named_and_mlflow_shows_no_trace_of_it(project: Path) -> None:
+    tracking.initialise()
+    full = MlflowException("(raised as a result of Query-invoked autoflush; consider ...)\n[SQL: UPDATE ...]")
+    full.__cause__ = RuntimeError("of SQLAlchemy")
+    full.__cause__.__cause__ = sqlite3.OperationalError("database or disk is full")
+    assert store_errors.cause(full) == "MLflow's database: database or disk is full."
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
 
 
 def test_a_server_that_failed_in_the_work_is_not_waited_for_again(

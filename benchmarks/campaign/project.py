@@ -1,73 +1,71 @@
-"""A copy of the project with few images, the commands that are run in it, and what can be seen of them afterwards."""
+"""A copy of the project with few images, and what can be seen of its results, its registry and its runs."""
 
 import hashlib
-import multiprocessing
 import os
-import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
+
+from campaign.commands import Command, preload
+from campaign.places import Event
+from headimpact.lifecycle import layout
+from headimpact.selection.grammar import softened
 
 MODEL, SETUP = "tiny-smolvlm", "top-4"
 REGISTERED = f"head-impact-{MODEL}"
+SOFTENED = softened(SETUP)
+_OF_SETUP = ("--model", MODEL, "--setup", SETUP)
 COMMANDS: dict[str, tuple[str, ...]] = {
+    "data": ("data",),
     "score": ("score", "--model", MODEL),
-    "finetune": ("finetune", "--model", MODEL, "--setup", SETUP),
-    "evaluate": ("evaluate", "--model", MODEL, "--setup", SETUP),
+    "finetune": ("finetune", *_OF_SETUP),
+    "evaluate": ("evaluate", *_OF_SETUP),
     "register": ("register", "--model", MODEL),
+    "soften": ("soften", *_OF_SETUP),
+    "export": ("export", *_OF_SETUP),
 }
 STAGE = "stage"
 """``dvc repro`` of the stage ``score``, after whose death the command ``score`` goes on."""
 # Made one by one, because what is missing upstream would be made by processes that start from nothing.
 _BEFORE: dict[str, tuple[str, ...]] = {
     "download": ("download",),
-    "data": ("data",),
+    "data": COMMANDS["data"],
     "identify": ("identify", "--model", MODEL),
     "score": COMMANDS["score"],
-    "select": ("select", "--model", MODEL, "--setup", SETUP),
+    "select": ("select", *_OF_SETUP),
     **{
         f"{step} original": (step, "--model", MODEL, "--setup", "original")
         for step in ("select", "finetune", "evaluate")
     },
+    **{name: COMMANDS[name] for name in ("finetune", "soften", "export", "register")},
 }
-_DVC = ("dvc", "repro", "--force", "--single-item", f"score@{MODEL}")
+_STAGE = ("dvc", "repro", "--force", "--single-item", f"score@{MODEL}")
 _OUTPUTS = {
-    "score": f"outputs/impact/{MODEL}",
-    "finetune": f"outputs/finetune/{MODEL}/{SETUP}",
-    "evaluate": f"outputs/evaluation/{MODEL}/{SETUP}",
+    "data": layout.DATASET,
+    "score": layout.impact(MODEL),
+    "finetune": layout.finetune(MODEL, SETUP),
+    "evaluate": layout.evaluation(MODEL, SETUP),
+    "soften": layout.softening(MODEL, SETUP),
+    "evaluate softened": layout.evaluation(MODEL, SOFTENED),
+    "export": layout.delivered(MODEL, SETUP) / "adapter",
 }
 _WRITES = {
-    "score": ("score",),
+    **{name: (name,) for name in ("data", "score", "evaluate", "export")},
     STAGE: ("score",),
     "finetune": ("finetune", "evaluate"),
-    "evaluate": ("evaluate",),
+    "soften": ("soften", "evaluate softened"),
     "register": (),
 }
+_RESULTS = tuple(Path("outputs", name) for name in ("impact", "selection", "finetune", "evaluation", "delivered"))
+_TAGS = {"adapter_digest", "setup", "layers"}
 _FEW = {"impact": 4, "train": 16, "val": 4, "test": 4}
-# Forked by a server that has imported all this, a command of seconds does not spend most of them on imports.
-_IMPORTED = (
-    "dvc.repo",
-    "mlflow.pyfunc",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "pandas",
-    "torch",
-    "transformers",
-    "headimpact.lifecycle.command_line",
-    "headimpact.lifecycle.tracking",
-    *(f"headimpact.lifecycle.steps.{step}" for step in ("score", "finetune", "evaluate")),
-)
-_PATIENCE = 600.0  # s, for a command that should end by itself
-_GONE = 30.0  # s, in which the processes of one that was killed have to be gone
 
 
 def copy(source: Path, folder: Path) -> Path:
@@ -97,129 +95,7 @@ def settle_environment(folder: Path) -> None:
     ours = {"MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     os.environ |= ours | {"PYTHONPATH": os.pathsep.join(str(folder / name) for name in ("src", "benchmarks"))}
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_IMPORTED))
-
-
-def _run(folder: Path, arguments: Sequence[str], log: Path, variables: Mapping[str, str], file_bytes: int) -> None:
-    """What a command's process does."""
-    os.setsid()
-    os.chdir(folder)
-    os.environ.update(variables)
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    if file_bytes:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    if arguments[0] == "dvc":
-        os.execv(sys.executable, [sys.executable, "-m", *arguments])
-    from headimpact.lifecycle.command_line import app
-
-    app(list(arguments), prog_name="headimpact")
-
-
-class Command:
-    """A command at work in a session of its own.
-
-    Args:
-        project: where it runs.
-        name: one of ``COMMANDS``, or ``STAGE``.
-        variables: of its environment.
-        file_bytes: the size that no file of it may pass; 0: any.
-    """
-
-    def __init__(
-        self, project: "Project", name: str, variables: Mapping[str, str] | None = None, file_bytes: int = 0
-    ) -> None:
-        arguments = {**_BEFORE, **COMMANDS, STAGE: _DVC}[name]
-        self.log = project.log
-        self.log.unlink(missing_ok=True)
-        context = multiprocessing.get_context("forkserver")
-        given = (project.folder, arguments, self.log, dict(variables or {}), file_bytes)
-        self._process = context.Process(target=_run, args=given)
-        self._started = time.monotonic()
-        self._process.start()
-
-    def wait(self, seconds: float = _PATIENCE) -> bool:
-        """Whether it has ended by itself in this time (s)."""
-        self._process.join(seconds)
-        return self._process.exitcode is not None
-
-    def end(self) -> "Ended":
-        """What is to be seen once it has ended; one that does not end is killed, which is a failure of its own."""
-        if not self.wait():
-            os.kill(self._number, signal.SIGKILL)
-            self._process.join()
-        return self._ended()
-
-    def kill(self) -> "Ended":
-        """Kill its process, and no other."""
-        os.kill(self._number, signal.SIGKILL)
-        self._process.join()
-        return self._ended()
-
-    @property
-    def _number(self) -> int:
-        assert self._process.pid
-        return self._process.pid
-
-    def _ended(self) -> "Ended":
-        code, seconds = self._process.exitcode, time.monotonic() - self._started
-        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return Ended(-1 if code is None else code, seconds, text, left(self._number))
-
-
-def left(session: int) -> list[str]:
-    """Processes of a session that do not end; they are killed."""
-    end = time.monotonic() + _GONE
-    while found := list(_of_session(session)):
-        if time.monotonic() > end:
-            names = [f"{process.pid} {process.name()}" for process in found]
-            for process in found:
-                process.kill()
-            return names
-        time.sleep(0.1)
-    return []
-
-
-def _of_session(session: int) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-class Ended:
-    """A command that has ended.
-
-    Attributes:
-        code: its exit status; below 0 the signal that ended it.
-        seconds: how long it took.
-        text: what it said.
-        left: its processes that were left.
-    """
-
-    def __init__(self, code: int, seconds: float, text: str, left: list[str]) -> None:
-        self.code, self.seconds, self.text, self.left = code, seconds, text, left
-
-    @property
-    def last(self) -> str:
-        """The last line it said."""
-        lines = [line.strip() for line in self.text.splitlines() if line.strip()]
-        return lines[-1] if lines else ""
-
-    def trace(self) -> str:
-        """That it showed a stack trace; empty where it did not."""
-        return f"a stack trace: {self.last}" if "Traceback (most recent call last)" in self.text else ""
-
-    def untold(self) -> str:
-        """That it failed and did not say why in a sentence; empty where it did."""
-        if self.code == 0:
-            return ""
-        if self.code < 0:
-            return f"ended by signal {-self.code}"
-        return self.trace() or ("" if " " in self.last else "it said nothing")
+    preload()
 
 
 class Project:
@@ -227,40 +103,52 @@ class Project:
 
     Args:
         folder: its root.
-        log: what the commands say goes here.
+        reference: the digests of its files as they should be; empty: they are made first (:meth:`prepare`).
     """
 
-    def __init__(self, folder: Path, log: Path) -> None:
-        self.folder, self.log = folder, log
+    def __init__(self, folder: Path, reference: Mapping[str, str] | None = None) -> None:
+        self.folder, self.log = folder, folder.parent / f"{folder.name}.log"
         self.database = folder / "mlflow.db"
-        self.reference: dict[str, str] = {}
+        self.reference = dict(reference or {})
+
+    def command(self, name: str, event: Event | None = None, variables: Mapping[str, str] | None = None) -> Command:
+        """Begin one of ``COMMANDS``, or ``STAGE``."""
+        arguments = {**_BEFORE, STAGE: _STAGE}[name]
+        return Command(self.folder, arguments, self.log, variables, event)
 
     def prepare(self) -> dict[str, float]:
-        """Make everything once; gives how long each of ``COMMANDS`` takes (s)."""
+        """Make everything once; gives how long each of ``COMMANDS`` took (s)."""
         takes = {}
-        for name in (*_BEFORE, "finetune", "register"):
-            ended = Command(self, name).end()
+        for name in _BEFORE:
+            ended = self.command(name).end()
             if ended.code:
                 raise SystemExit(f"The campaign cannot begin: {name} failed.\n{ended.text}")
             takes[name] = ended.seconds
             print(f"{name}: {ended.seconds:.0f} s", flush=True)
         self.reference = self.digests()
-        return {name: takes[f"{name} original" if name == "evaluate" else name] for name in COMMANDS}
+        return takes | {"evaluate": takes["evaluate original"]}
+
+    def copied(self, folder: Path) -> "Project":
+        """A copy of it, in another folder."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", str(self.folder), str(folder)], check=True)
+        return Project(folder, self.reference)
 
     def digests(self) -> dict[str, str]:
         """A digest of every file that the steps wrote, but for what work goes on from and what is kept to be faster."""
-        roots = [self.folder / "outputs" / name for name in ("impact", "selection", "finetune", "evaluation")]
-        files = [path for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
-        return {str(path.relative_to(self.folder)): _digest(path) for path in files if path.name != ".gitignore"}
+        return {name: _digest(self.folder / name) for name in self._files()}
 
-    def differing(self, names: Sequence[str] = ()) -> str:
-        """Files of some commands, or of all, that are not what they were or are missing; empty: none."""
-        found, places = self.digests(), tuple(_OUTPUTS[name] for name in names)
-        wrong = [
-            name
-            for name in sorted(self.reference.keys() | found.keys())
-            if name.startswith(places or "outputs") and self.reference.get(name) != found.get(name)
-        ]
+    def _files(self) -> Iterator[str]:
+        for root in (layout.DATASET, *_RESULTS):
+            for path in sorted((self.folder / root).rglob("*")):
+                if path.is_file() and path.name != ".gitignore":
+                    yield path.relative_to(self.folder).as_posix()
+
+    def differing(self) -> str:
+        """Files that are not what they were, are missing, or are new; empty: none."""
+        found = self.digests()
+        names = sorted(self.reference.keys() | found.keys())
+        wrong = [name for name in names if self.reference.get(name) != found.get(name)]
         return f"{len(wrong)} files differ: {', '.join(wrong[:3])}" if wrong else ""
 
     def damaged(self, command: str) -> str:
@@ -269,14 +157,12 @@ class Project:
         A step's folder is whole, or not there.
         """
         found, wrong = self.digests(), []
+        absent = [of for of in _WRITES[command] if not (self.folder / _OUTPUTS[of]).exists()]
         for name, digest in self.reference.items():
-            own = any(name.startswith(_OUTPUTS[of] + "/") for of in _WRITES[command])
-            if found.get(name) != digest and not (own and not self._folder(name).exists()):
+            gone = any(Path(name).is_relative_to(_OUTPUTS[of]) for of in absent)
+            if found.get(name) != digest and not gone:
                 wrong.append(name)
         return f"{len(wrong)} files damaged or lost: {', '.join(wrong[:3])}" if wrong else ""
-
-    def _folder(self, name: str) -> Path:
-        return next(self.folder / place for place in _OUTPUTS.values() if name.startswith(place))
 
     def unregister(self) -> None:
         """Forget the registered model, so that the next command registers anew."""
@@ -286,22 +172,27 @@ class Project:
         with suppress(MlflowException):
             MlflowClient(f"sqlite:///{self.database}").delete_registered_model(REGISTERED)
 
-    def registry(self) -> str:
-        """What is wrong with the registered model: one version of the adapter, described and tagged, with its alias."""
-        versions = _rows(
-            self.database,
-            "SELECT version, status, description FROM model_versions WHERE name = ? AND current_stage NOT LIKE 'Del%'",
-            REGISTERED,
+    def registry(self, database: Path | None = None) -> str:
+        """What is wrong with what is registered: every version is described and tagged, one is of the adapter, and it
+        has an alias."""
+
+        def rows(query: str) -> list[tuple[Any, ...]]:
+            return _rows(database or self.database, query, REGISTERED)
+
+        tags: dict[int, dict[str, str]] = {}
+        for version, key, value in rows("SELECT version, key, value FROM model_version_tags WHERE name = ?"):
+            tags.setdefault(version, {})[key] = value
+        query = (
+            "SELECT version, status, description FROM model_versions WHERE name = ? AND current_stage NOT LIKE 'Del%'"
         )
-        aliases = _rows(self.database, "SELECT version FROM registered_model_aliases WHERE name = ?", REGISTERED)
-        tags = _rows(self.database, "SELECT key FROM model_version_tags WHERE name = ?", REGISTERED)
-        if len(versions) != 1:
-            return f"{len(versions)} versions"
-        version, status, description = versions[0]
-        whole = status == "READY" and description and {"adapter_digest", "setup", "layers"} <= {key for (key,) in tags}
-        if not whole:
-            return f"version {version} is {status}, with {len(tags)} tags and description {description!r:.40}"
-        return "" if aliases == [(version,)] else f"version {version} has the aliases {aliases}"
+        for version, status, description in rows(query):
+            if status != "READY" or not description or not tags.get(version, {}).keys() >= _TAGS:
+                return f"version {version} is {status}, with tags {sorted(tags.get(version, {}))}: {description!r:.40}"
+        ours = [version for version, _, _ in rows(query) if tags[version]["setup"] == SETUP]
+        if len(ours) != 1:
+            return f"{len(ours)} versions of {SETUP}"
+        named = rows("SELECT version FROM registered_model_aliases WHERE name = ?")
+        return "" if (ours[0],) in named else f"version {ours[0]} has no alias"
 
     def running(self, database: Path | None = None) -> str:
         """That runs are left RUNNING; empty: none."""
@@ -323,6 +214,6 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _rows(database: Path, query: str, *values: str) -> list[tuple[Any, ...]]:
+def _rows(database: Path, query: str, *values: str | int) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         return connection.execute(query, values).fetchall()

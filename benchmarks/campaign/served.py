@@ -20,10 +20,11 @@ from hostile import request
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
+from campaign.commands import left
 from campaign.damaged import ONE_RUN
-from campaign.outages import wait_for
-from campaign.project import MODEL, REGISTERED, SETUP, Project, left
+from campaign.project import MODEL, REGISTERED, SETUP, Project
 from campaign.record import Record, drawn
+from campaign.servers import wait_for
 
 PART = "requests"
 _CLIENTS = 32
@@ -32,9 +33,11 @@ _RESTS = 8.0  # times what an answer took, so that damaged requests are not all 
 _BATCH = 250
 _LONGEST_ANSWER = 2000  # bytes
 _BUSY = 503
+_TOO_LARGE = (17, 50, 200)  # MB, where 16 are taken
 _STARTS = 180.0  # s
 REFUSED = "a damaged request is answered, or refused with a 4xx of one sentence, without a stack trace"
 RIGHT = "a right request gets the known answer, or is told that the model is busy"
+LARGE = "a body of 17 to 200 MB is refused with a 413 of one sentence, and the connection is not cut"
 ALIVE = "afterwards the server gives the known answer as before"
 LEFT = "no process is left when the server was stopped"
 Answer = tuple[int, bytes]
@@ -68,6 +71,10 @@ def requests(project: Project, record: Record, until: float) -> None:
                 record.tried["right requests that were told that the model is busy"] += answer[0] == _BUSY
                 fits = answer == known or (answer[0] == _BUSY and not _wrong(right, answer, known))
                 record.held(PART, RIGHT, "" if fits else f"{answer[0]}: {answer[1]!r:.200}")
+        for megabytes in _TOO_LARGE:
+            answer = _ask(port, _large(row, megabytes))
+            refused = answer[0] == 413 and not _wrong(right, answer, known)
+            record.held(PART, LARGE, "" if refused else f"{megabytes} MB: {answer[0]}: {answer[1]!r:.200}")
         again = _ask(port, right)
         record.held(PART, ALIVE, "" if again == known else f"{again[0]}: {again[1]!r:.200}")
 
@@ -84,6 +91,10 @@ def _damaged(number: int, row: dict[str, Any]) -> list[bytes]:
 
     collect()
     return bodies
+
+
+def _large(row: dict[str, Any], megabytes: int) -> bytes:
+    return json.dumps(row | {"image": "A" * megabytes * 10**6}).encode()
 
 
 def _client(port: int, body: bytes, stop: threading.Event) -> list[Answer]:

@@ -1,5 +1,6 @@
 """What was computed stays until it is recorded."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,3 +73,21 @@ def test_a_result_comes_back_after_it_was_removed(tmp_path: Path) -> None:
 def test_nothing_comes_back_where_nothing_was_kept(tmp_path: Path) -> None:
     assert not unrecorded.restore(tmp_path / "output", tmp_path / "kept", FACTS)
     assert not (tmp_path / "output").exists()
+
+
+def test_what_was_made_once_is_not_made_again_until_it_is_recorded(tmp_path: Path) -> None:
+    place, calls = tmp_path / "kept", []
+
+    def make() -> list[tuple[str, str]]:
+        calls.append(1)
+        written(tmp_path)
+        return [("2 images", "too small")]
+
+    output = tmp_path / "output"
+    fails(lambda: unrecorded.once(output, place, FACTS, make))
+    with unrecorded.until_recorded():
+        assert unrecorded.once(output, place, FACTS, make) == ([["2 images", "too small"]], True)
+    shutil.rmtree(output)
+    with unrecorded.until_recorded():
+        assert unrecorded.once(output, place, FACTS, make) == ([["2 images", "too small"]], False)
+    assert len(calls) == 2

@@ -270,6 +270,11 @@ def unrecorded(model: str, step: str, setup: str) -> Path:
     return CHECKPOINTS / model / f"{step}-{alias(setup)}"
 
 
+def unrecorded_step(step: str) -> Path:
+    """What data or report wrote and is not recorded yet; not an output."""
+    return CHECKPOINTS / "project" / step
+
+
 def pretraining_state(model: str) -> Path:
     """The state that a killed pretrain goes on from; not an output."""
     return CHECKPOINTS / model / "pretrain.safetensors"

@@ -63,7 +63,8 @@ def settle(experiment: str, make: Callable[[], None]) -> str:
         InputError: the store does not answer, cannot be used from here, or its experiment was deleted.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the first use of a database
+    # It tells at length of the first use of a database, and shows a stack trace of every error that it raises, too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     store_errors.bound_patience()
     uri = _uri()
     database = database_of(uri)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ def cause(error: BaseException) -> str:
         if url := getattr(getattr(link, "request", None), "url", None):  # an error of the HTTP library
             server = urlsplit(url)
             return f"{server.scheme}://{server.netloc} does not answer ({_reason(chain[-1])})."
+    if isinstance(chain[-1], sqlite3.Error):  # MLflow's message begins with how SQLAlchemy came to it
+        return f"MLflow's database: {chain[-1]}."
     lines = [line for line in str(getattr(error, "message", None) or error).splitlines() if line.strip()]
     text = (lines or [type(error).__name__])[0].strip().rstrip(".")
     return f"MLflow: {text}."

@@ -1,5 +1,6 @@
 """A base from a folder or from the hub, through the same code; or from a model that is in memory already."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from headimpact.errors import InputError
 from headimpact.vlm import attention, settings
 from headimpact.vlm.base import Vlm
 
+_UNUSED = re.compile(r"\.(inv_freq|position_ids)$|\bvision_(model|tower)\.head\.")
 
 def skeleton(source: str, revision: str | None = None) -> Vlm:
     """A checkpoint without its weights: only its small files are fetched, and the model is on the meta device.
@@ -82,6 +84,11 @@ def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module
         )
     except SafetensorError as error:
         raise InputError(f"{vlm.source}: its weights are damaged ({error}). Fetch them again.") from None
+    except NotImplementedError:  # transformers compares tied tensors, of which one did not fit and has no values
+        raise InputError(
+            f"{vlm.source}: its weights do not fit its config: its head and the embedding that it is tied to are of "
+            "different shapes. The config belongs to another checkpoint."
+        ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
     wrong = sorted(name for name, *_ in report["mismatched_keys"]) or sorted(report["missing_keys"])
@@ -90,12 +97,22 @@ def _with_weights(vlm: Vlm, folder: Path, dtype: torch.dtype) -> torch.nn.Module
             f"{vlm.source}: its weights do not fit its config: {len(wrong)} tensors are missing or of another shape, "
             f"the first is {wrong[0]}. The config belongs to another checkpoint, or the weights are incomplete."
         )
-    if unexpected := sorted(report["unexpected_keys"]):
+    unexpected = sorted(name for name in report["unexpected_keys"] if not _is_harmless(name, model))
+    if unexpected:
         raise InputError(
             f"{vlm.source}: its weights do not fit its config: {len(unexpected)} tensors have no place in the model, "
             f"the first is {unexpected[0]}. The config belongs to another checkpoint."
         )
     return model
+
+
+def _is_harmless(name: str, model: torch.nn.Module) -> bool:
+    """Whether a tensor that has no place in the model would change nothing if it had one.
+
+    What transformers lists for the class of the model does not come here. Published checkpoints have more: constants
+    that older versions stored, the pooling head of a vision tower, and heads of another task beside the model.
+    """
+    return bool(_UNUSED.search(name)) or name.partition(".")[0] not in dict(model.named_children())
 
 
 def adopt(model: Any, processor: Any) -> Vlm:

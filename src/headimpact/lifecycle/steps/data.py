@@ -17,8 +17,10 @@ from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.outlook import outlook
 from headimpact.lifecycle.params import is_own
 from headimpact.lifecycle.progress import track
+from headimpact.lifecycle.steps.inputs import project_facts
 from headimpact.lifecycle.steps.sources import release
 from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.unrecorded import TAKEN, once
 from headimpact.report import contact_sheet, figures
 from headimpact.vlm import loading
 
@@ -29,7 +31,10 @@ def run(config: Config, job: Job) -> Summary:
     """Write the dataset as COCO JSON in four parts, a contact sheet of it, and histograms."""
     with tracking.run("data") as run_id:
         tracking.log_parameters(_values(config))
-        skipped, noted = _write(config)
+        own = [Path(config.dataset)] if is_own(config.dataset) else [layout.OBJECTS]
+        facts, place = project_facts("data", config, job, *own), layout.unrecorded_step("data")
+        given, again = once(layout.DATASET, place, facts, lambda: _write(config))
+        skipped, noted = ([(what, why) for what, why in rows] for rows in given)
         digest = manifest.dataset_digest(layout.DATASET)
         parts = {part: coco.read_part(layout.DATASET, part) for part in coco.PARTS}
         for part, samples in parts.items():
@@ -45,7 +50,7 @@ def run(config: Config, job: Job) -> Summary:
     told = [row for row in outlook(parts, config.seed) if row[0] != "parts"] if is_own(config.dataset) else []
     return Summary(
         f"data {config.dataset}",
-        [*rows, *noted, *told, ("digest", digest[:12])],
+        [*rows, *noted, *told, ("digest", digest[:12]), *([("kept", TAKEN)] if again else [])],
         skipped=[*skipped, *not_drawn],
         files=[layout.DATASET, layout.DATASET_LOOK],
         run=run_id,

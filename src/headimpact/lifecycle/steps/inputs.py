@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from headimpact import __version__
 from headimpact.data import coco, manifest
+from headimpact.data.names import visible_files
 from headimpact.data.packed import PackedSamples
 from headimpact.data.samples import Sample
 from headimpact.devices import choose_device, choose_dtype
@@ -22,7 +24,7 @@ from headimpact.errors import InputError
 from headimpact.files import digest_folder, read_json, read_json_object
 from headimpact.lifecycle import layout
 from headimpact.lifecycle.config import Config, Job
-from headimpact.lifecycle.registry import STEPS
+from headimpact.lifecycle.registry import STEPS, locate
 from headimpact.lifecycle.unrecorded import when_recorded
 from headimpact.processes import launched
 from headimpact.vlm import loading
@@ -153,7 +155,21 @@ def _facts(step: str, config: Config, job: Job, engine: Engine) -> dict[str, Any
     }
 
 
+def project_facts(step: str, config: Config, job: Job, *more: Path) -> dict[str, Any]:
+    """All that the output of a step without a base follows from: its code, its values, the grid, and of all files that
+    it reads, and of those in more folders, when they were written and how large they are."""
+    places = [*(locate(read.place, job.model, job.setup) for read in STEPS[step].reads), *more]
+    files = (path for place in places for path in ([place] if place.is_file() else visible_files(place)))
+    states = sorted((str(path), state.st_mtime_ns, state.st_size) for path in files for state in [path.stat()])
+    return {"files": states, "grid": _value(config, "grid"), **_code_and_values(step, config, job)}
+
+
 def _common_facts(step: str, config: Config, job: Job) -> dict[str, Any]:
+    versions = [torch.__version__, transformers.__version__, np.__version__]
+    return {"dataset": dataset_digest(), "versions": versions, **_code_and_values(step, config, job)}
+
+
+def _code_and_values(step: str, config: Config, job: Job) -> dict[str, Any]:
     known = (
         read_json_object(layout.FINGERPRINTS, "steps", "families")
         if layout.FINGERPRINTS.is_file()
@@ -161,9 +177,7 @@ def _common_facts(step: str, config: Config, job: Job) -> dict[str, Any]:
     )
     return {
         "code": [known["steps"].get(step), known["families"].get(job.model)],
-        "dataset": dataset_digest(),
         "values": {name: _value(config, name) for name in STEPS[step].values},
-        "versions": [torch.__version__, transformers.__version__, np.__version__],
     }
 
 

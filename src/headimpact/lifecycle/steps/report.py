@@ -8,8 +8,9 @@ from headimpact.lifecycle import layout, tracking
 from headimpact.lifecycle.config import Config, Job
 from headimpact.lifecycle.outputs import collect
 from headimpact.lifecycle.pasting import paste
-from headimpact.lifecycle.steps.inputs import read_part
+from headimpact.lifecycle.steps.inputs import project_facts, read_part
 from headimpact.lifecycle.summary import Summary
+from headimpact.lifecycle.unrecorded import TAKEN, once
 from headimpact.report import tables, writing
 from headimpact.report.advice import Advice
 from headimpact.report.outputs import Outputs
@@ -22,7 +23,11 @@ def run(config: Config, job: Job) -> Summary:
         outputs = collect(config.grid.models, config.grid.setups, dataset=config.dataset)
         made, given = tables.tables(outputs), advices(outputs, config.forgetting.bound)
         tests = read_part("test") if outputs.generated else []
-        kept = writing.write(outputs, made, layout.REPORTS, tests, config.forgetting.bound, _pastes(config, given))
+        facts, place = project_facts("report", config, job), layout.unrecorded_step("report")
+        bound, pastes = config.forgetting.bound, _pastes(config, given)
+        kept, again = once(
+            layout.REPORTS, place, facts, lambda: writing.write(outputs, made, layout.REPORTS, tests, bound, pastes)
+        )
         for name, table in made.items():
             tracking.log_table(name, table)
         tracking.log_files(layout.REPORTS)
@@ -30,6 +35,7 @@ def run(config: Config, job: Job) -> Summary:
     rows += [(f"use of {advice.model}", f"{advice.sentence} {advice.sure}") for advice in given]
     told = "of an earlier report, perhaps of other data, which this one cannot make"
     rows += [("kept", f"{told}: {', '.join(kept)}")] if kept else []
+    rows += [("kept", TAKEN)] if again else []
     following = given[0].next if given else f"headimpact advise --model {config.model}"
     return Summary(
         "report", rows, _missing(outputs), [layout.REPORTS, layout.REPORTS / writing.PAGE], run_id, following
