@@ -39,7 +39,7 @@ types:
 	pyright
 
 tests:
-	pytest -n auto --dist worksteal $(TESTS)
+	pytest -n auto --dist loadscope --no-loadscope-reorder $(TESTS)
 
 write: .venv/installed
 	headimpact write

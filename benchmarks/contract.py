@@ -2,9 +2,10 @@
 
     python benchmarks/contract.py [family ...]
 
-Runs the tests' own measurements (``tests/test_family_contract.py``) on the tiny random model of each family, and the
-geometry of the real checkpoint's image processor, and writes ``benchmarks/contract.json``, in place of what was there
-of the same families; ``headimpact write`` writes the table in docs/models.md from it.
+Runs the tests' own measurements (``tests/test_family_contract.py``, ``tests/test_family_geometry.py``) on the tiny
+random model of each family, and the geometry of the real checkpoint's image processor, and writes
+``benchmarks/contract.json``, in place of what was there of the same families; ``headimpact write`` writes the table in
+docs/models.md from it.
 """
 
 import sys
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import family_facts
 import obvious
 import test_family_contract as contract
+import test_family_geometry as geometry
 from PIL import Image
 
 from headimpact.files import read_json, write_json
@@ -73,7 +75,7 @@ def _coverage(family: str) -> float:
     """Of the real checkpoint, against masks that go through its image processor as pictures."""
     vlm, largest = family_facts.real(family), 0.0
     for size in MASKS:
-        masks = contract.drawn_masks(*size)
+        masks = geometry.drawn_masks(*size)
         found, expected = vlm.coverages(masks), family_facts.processed_coverages(family, vlm, masks)
         largest = max(largest, float((found - expected).abs().max()))
     return largest

@@ -34,8 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew", action="store_true", help="write tests/snapshots/ anew; look at the changes with git")
 
 
-# What takes longest, and what makes much for all of its tests, begins first: the last ones then end together, and
-# another worker takes none of them, for which it would make all that again.
+# What takes longest begins first: the last ones then end together. A file goes to one worker (`--dist loadscope`), so
+# that what is made for all of its tests is made once.
 FIRST = ("test_lifecycle", "test_tournament_step", "pipeline/", "test_cluster", "test_shared_work", "test_simulation")
 
 
@@ -90,6 +90,22 @@ def outputs(outputs_root: Path):
     from headimpact.lifecycle.outputs import collect
 
     return collect([report_outputs.MODEL], report_outputs.SETUPS, outputs_root)
+
+
+@pytest.fixture(scope="session")
+def florence(made_once: MadeOnce) -> Path:
+    """The folder of a toy Florence-2; to be left as it is."""
+    import toy_models
+
+    return made_once("florence", toy_models.save_florence)
+
+
+@pytest.fixture(scope="session")
+def sam(made_once: MadeOnce) -> Path:
+    """The folder of a toy SAM 2; to be left as it is."""
+    import toy_models
+
+    return made_once("sam", toy_models.save_sam)
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,12 @@ def fresh(family: str, seed: int = 3) -> Vlm:
     return kind(model, tokenizer, image_processor, None, f"tiny {family}", None, "")
 
 
+def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+    """A picture of random pixels, another one for every seed."""
+    width, height = size
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
 @cache
 def tiny(family: str) -> Vlm:
     """As :func:`fresh`, built once a process: for tests that leave it as it is."""

@@ -9,7 +9,7 @@ import numpy as np
 import obvious
 import pytest
 import torch
-from family_facts import families, tiny
+from family_facts import EMBEDDED, families, fresh, tiny
 from safetensors.torch import load_file
 
 from headimpact.adapters import lora
@@ -24,7 +24,6 @@ from headimpact.engine.watch import unwatched
 from headimpact.errors import InputError
 from headimpact.evaluation.objects import evaluate
 from headimpact.impact.scoring import ChanceSettings, score_images
-from headimpact.tiny import bases
 from headimpact.vlm import packing
 from headimpact.vlm.base import Vlm
 from headimpact.vlm.families import FAMILIES
@@ -42,14 +41,14 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return coco.read_part(folder, "test")
 
 
-@pytest.fixture(scope="module", params=bases.TINY)
+@pytest.fixture(scope="module", params=EMBEDDED)
 def vlm(request: pytest.FixtureRequest) -> Vlm:
-    return bases.build(request.param, 3)
+    return fresh(request.param)
 
 
 @pytest.fixture(scope="module")
 def smolvlm() -> Vlm:
-    return bases.build("tiny-smolvlm", 3)
+    return fresh("idefics3")
 
 
 def crowded(sample: Sample, count: int) -> Sample:
@@ -255,8 +254,8 @@ def test_gradients_are_those_of_all_layers(family: str, samples: list[Sample], f
 def test_what_is_kept_after_an_evaluation_can_be_trained_on(smolvlm: Vlm, samples: list[Sample]) -> None:
     base = copy.copy(smolvlm)
     base.model = copy.deepcopy(smolvlm.model)
-    lora.attach(base, [9], lora.LoraSettings(4, 8, ("q_proj",)), seed=1)
-    engine = Engine(base, first=9)
+    lora.attach(base, [3], lora.LoraSettings(4, 8, ("q_proj",)), seed=1)
+    engine = Engine(base, first=3)
     evaluate(engine, samples, 0, unwatched)
     images = list(engine.load(samples, captions(base)))
     nll, tokens = backward(engine, images, lambda loss: loss.backward())

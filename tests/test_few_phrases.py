@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from engines import engine_of
+from family_facts import fresh
 from small_datasets import save_image
 
 from headimpact.data.images import open_image
@@ -17,7 +18,6 @@ from headimpact.evaluation.objects import evaluate
 from headimpact.evaluation.questions import NOT_MEASURED, QUESTIONS, asked, draw_questions
 from headimpact.lifecycle.outlook import outlook, split_as_data_would
 from headimpact.lifecycle.steps.results import figures, questions, rows
-from headimpact.tiny import bases
 from headimpact.tournament import contest
 from headimpact.tournament.comparison import analyse
 from headimpact.tournament.contest import ORIGINAL
@@ -32,7 +32,7 @@ MASK[4:20, 6:24] = True
 
 @pytest.fixture(scope="module")
 def vlm() -> Vlm:
-    return bases.build("tiny-qwen2-vl", 3)
+    return fresh("qwen2_vl")
 
 
 def samples_of(folder: Path, *images: tuple[str, ...]) -> list[Sample]:

@@ -18,8 +18,8 @@ ALONE = Processes()
 
 
 @pytest.fixture(scope="module")
-def grounder() -> Grounder:
-    return grounding.load(str(toy_models.florence()), device="cpu", dtype="float32")
+def grounder(florence: Path) -> Grounder:
+    return grounding.load(str(florence), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +219,8 @@ def test_a_missing_or_damaged_file_of_captions_is_told(tmp_path, grounder):
         run(tmp_path, tmp_path / "out.jsonl", grounder)
 
 
-def test_it_runs_in_bfloat16_and_says_what_its_results_follow_from(folder, tmp_path):
-    grounder = grounding.load(str(toy_models.florence()), device="cpu", dtype="bfloat16")
+def test_it_runs_in_bfloat16_and_says_what_its_results_follow_from(folder, tmp_path, florence):
+    grounder = grounding.load(str(florence), device="cpu", dtype="bfloat16")
     facts = grounder.facts()
     assert (facts["dtype"], facts["device"], facts["num_beams"]) == ("torch.bfloat16", "cpu", 3)
     assert facts["commit"] is None
@@ -228,13 +228,13 @@ def test_it_runs_in_bfloat16_and_says_what_its_results_follow_from(folder, tmp_p
     assert run(folder, tmp_path / "out.jsonl", grounder).boxes > 0
 
 
-def test_the_precision_fits_the_device():
-    facts = grounding.load(str(toy_models.florence())).facts()
+def test_the_precision_fits_the_device(florence):
+    facts = grounding.load(str(florence)).facts()
     assert (facts["device"], facts["dtype"]) in {("cpu", "torch.float32"), ("cuda", "torch.bfloat16")}
 
 
-def test_a_checkpoint_with_settings_in_two_files_is_loaded(tmp_path, grounder):
-    copied = shutil.copytree(toy_models.florence(), tmp_path / "florence")
+def test_a_checkpoint_with_settings_in_two_files_is_loaded(tmp_path, grounder, florence):
+    copied = shutil.copytree(florence, tmp_path / "florence")
     settings = json.loads((copied / "processor_config.json").read_text())
     (copied / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")))
     (copied / "processor_config.json").write_text(json.dumps(settings))
@@ -292,8 +292,8 @@ def with_cut_weights(folder: Path) -> None:
         (lambda folder: without(folder, "tokenizer.json"), "has no tokenizer"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_used_is_told(tmp_path, damage, message):
-    copied = shutil.copytree(toy_models.florence(), tmp_path / "florence")
+def test_a_checkpoint_that_cannot_be_used_is_told(tmp_path, damage, message, florence):
+    copied = shutil.copytree(florence, tmp_path / "florence")
     damage(copied)
     with pytest.raises(InputError, match=message):
         grounding.load(str(copied), device="cpu")

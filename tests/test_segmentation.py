@@ -22,8 +22,8 @@ ALONE = Processes()
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
-    return segmentation.load(str(toy_models.sam()), device="cpu", dtype="float32")
+def segmenter(sam: Path) -> Segmenter:
+    return segmentation.load(str(sam), device="cpu", dtype="float32")
 
 
 def phrases_of(line: Captioned) -> tuple[Phrase, ...]:
@@ -189,8 +189,8 @@ def test_images_are_prepared_as_sam_2_prepares_them(segmenter):
     assert np.abs(given - expected.transpose(2, 0, 1)).max() < 1e-5
 
 
-def test_it_runs_in_bfloat16(folder, objects, tmp_path):
-    segmenter = segmentation.load(str(toy_models.sam()), device="cpu", dtype="bfloat16")
+def test_it_runs_in_bfloat16(folder, objects, tmp_path, sam):
+    segmenter = segmentation.load(str(sam), device="cpu", dtype="bfloat16")
     run(folder, tmp_path / "out.jsonl", segmenter)
     pairs = zip(read(tmp_path / "out.jsonl", Segmented), read(objects, Segmented), strict=True)
     differences = [
@@ -199,7 +199,7 @@ def test_it_runs_in_bfloat16(folder, objects, tmp_path):
     assert 0 < max(differences) < 0.05
 
 
-def test_a_checkpoint_of_the_video_model_is_loaded(tmp_path, segmenter):
+def test_a_checkpoint_of_the_video_model_is_loaded(tmp_path, segmenter, sam):
     image_model = segmenter.model.network
     config = image_model.config.to_dict()
     sizes = {
@@ -217,7 +217,7 @@ def test_a_checkpoint_of_the_video_model_is_loaded(tmp_path, segmenter):
     video = Sam2VideoModel(Sam2VideoConfig(image_size=128, **parts, **sizes))
     video.load_state_dict(image_model.state_dict(), strict=False)
     video.save_pretrained(tmp_path)
-    shutil.copy(toy_models.sam() / "preprocessor_config.json", tmp_path)
+    shutil.copy(sam / "preprocessor_config.json", tmp_path)
     loaded = segmentation.load(str(tmp_path), device="cpu").model.network.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in image_model.state_dict().items())
 
@@ -230,16 +230,16 @@ def test_a_checkpoint_of_the_video_model_is_loaded(tmp_path, segmenter):
         ("preprocessor_config.json", "has no image processor settings"),
     ],
 )
-def test_a_checkpoint_that_lacks_a_file_is_told(tmp_path, name, message):
-    copied = shutil.copytree(toy_models.sam(), tmp_path / "sam")
+def test_a_checkpoint_that_lacks_a_file_is_told(tmp_path, name, message, sam):
+    copied = shutil.copytree(sam, tmp_path / "sam")
     (copied / name).unlink()
     with pytest.raises(InputError, match=message):
         segmentation.load(str(copied), device="cpu")
 
 
-def test_a_checkpoint_of_another_model_is_told():
+def test_a_checkpoint_of_another_model_is_told(florence):
     with pytest.raises(InputError, match="is a florence2 model; needed is sam2 or sam2_video"):
-        segmentation.load(str(toy_models.florence()), device="cpu")
+        segmentation.load(str(florence), device="cpu")
 
 
 def test_the_samples_make_a_dataset(tmp_path, objects, folder):

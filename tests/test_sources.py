@@ -63,7 +63,7 @@ def archive(count: int) -> bytes:
     return stream.getvalue()
 
 
-def test_coco_from_captions_to_parts(project: Path, project_root: Path) -> None:
+def test_coco_from_captions_to_parts(project: Path, project_root: Path, florence: Path, sam: Path) -> None:
     files = {f"/val2017/{n:012}.png": png(n) for n in range(1, 15)} | {"/annotations.zip": archive(14)}
     with web.serve(files) as site:
         values = {
@@ -72,9 +72,9 @@ def test_coco_from_captions_to_parts(project: Path, project_root: Path) -> None:
             "coco__images": 20,
             "download__mirror": site.url,
             "download__attempts": 1,
-            "ground__source": str(toy_models.florence()),
+            "ground__source": str(florence),
             "ground__revision": None,
-            "segment__source": str(toy_models.sam()),
+            "segment__source": str(sam),
             "segment__revision": None,
         }
         lost = "/val2017/000000000003.png"
@@ -105,12 +105,12 @@ def test_coco_from_captions_to_parts(project: Path, project_root: Path) -> None:
 
 
 def test_of_several_processes_the_first_alone_tracks_and_writes(
-    project: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch, florence: Path
 ) -> None:
     toy_models.write_captions(layout.CAPTIONS.parent, 4)
     values = {
         "dataset": "coco",
-        "ground__source": str(toy_models.florence()),
+        "ground__source": str(florence),
         "ground__revision": None,
         "ground__batch_images": 1,
     }

@@ -6,8 +6,6 @@ SAM 2 learns roughly where its box is. That is enough for answers that are parse
 
 import json
 import random
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -148,23 +146,6 @@ def _florence(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGene
             text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
         )
     )
-
-
-@cache
-def _folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory()
-
-
-@cache
-def florence() -> Path:
-    """The folder of a toy Florence-2, made once."""
-    return save_florence(Path(_folder().name) / "florence")
-
-
-@cache
-def sam() -> Path:
-    """The folder of a toy SAM 2, made once."""
-    return save_sam(Path(_folder().name) / "sam")
 
 
 def save_florence(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from engines import captions_of, engine_of
 from family_facts import fresh
-from test_training import LORA, folder, gradients, parts, prepare, trained_a_little  # noqa: F401  (fixtures)
+from training_runs import LORA, gradients, prepare, trained_a_little
 
 from headimpact.adapters import lora
 from headimpact.adapters.training import Training, anchored_losses
@@ -33,7 +33,7 @@ def obvious_loss(run: Training, samples: list[Sample]) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
-def test_loss_and_gradients_are_those_of_the_obvious_way(parts, tmp_path: Path):  # noqa: F811
+def test_loss_and_gradients_are_those_of_the_obvious_way(parts, tmp_path: Path):
     run, plain = (prepare(parts, tmp_path / "state", batch_images=4, max_grad_norm=1e9, kl=kl) for kl in (WEIGHT, 0.0))
     for training in (run, plain):
         trained_a_little(training)
@@ -46,7 +46,7 @@ def test_loss_and_gradients_are_those_of_the_obvious_way(parts, tmp_path: Path):
         torch.testing.assert_close(gradient, of_obvious, atol=1e-5, rtol=1e-3)
 
 
-def test_an_adapter_that_has_not_moved_is_at_no_distance(parts, tmp_path: Path):  # noqa: F811
+def test_an_adapter_that_has_not_moved_is_at_no_distance(parts, tmp_path: Path):
     run, plain = (prepare(parts, tmp_path / "state", kl=kl) for kl in (5.0, 0.0))
     loss, found = gradients(run)
     expected_loss, expected = gradients(plain)
@@ -55,7 +55,7 @@ def test_an_adapter_that_has_not_moved_is_at_no_distance(parts, tmp_path: Path):
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_what_is_below_the_lowest_layer_is_shared_and_other_heads_stay_at_zero(parts):  # noqa: F811
+def test_what_is_below_the_lowest_layer_is_shared_and_other_heads_stay_at_zero(parts):
     vlm = fresh("idefics3")
     peft_model = lora.attach_heads(vlm, [(2, 1)], LORA, seed=0)
     engine = engine_of(vlm)

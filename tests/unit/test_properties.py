@@ -22,6 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Place
     return Place(write_small_dataset(folder / "dataset"), folder, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_it_is_taken_or_refused(place: Place, name: str) -> None:
     @settings(

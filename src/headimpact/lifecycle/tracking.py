@@ -161,8 +161,11 @@ def _say_why(error: BaseException) -> None:
 
 @contextmanager
 def child(name: str, tags: Mapping[str, str]) -> Iterator[None]:
-    """A run nested under the open one, which what is logged in the block goes to."""
-    with mlflow.start_run(run_name=name, nested=True, tags={**tags, dead_runs.PROCESS: dead_runs.this_process()}):
+    """A run nested under the open one, in its experiment, which what is logged in the block goes to."""
+    parent = mlflow.active_run()
+    assert parent is not None
+    owner = {dead_runs.PROCESS: dead_runs.this_process()}
+    with mlflow.start_run(None, parent.info.experiment_id, name, nested=True, tags={**tags, **owner}):
         yield
 
 
