@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    Gemma3Config,
+    Gemma3ImageProcessorPil,
     Idefics3Config,
     Idefics3ImageProcessorPil,
     LlamaConfig,
@@ -129,6 +131,51 @@ def _paligemma2() -> tuple[PaliGemmaConfig, PreTrainedTokenizerFast, SiglipImage
     return config, tokenizer, SiglipImageProcessorPil(size={"height": 112, "width": 112})
 
 
+def _gemma3() -> tuple[Gemma3Config, PreTrainedTokenizerFast, Gemma3ImageProcessorPil]:
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    special += ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    tokenizer = _sentencepiece_tokenizer(
+        special, pad_token="<pad>", eos_token="<end_of_turn>", bos_token="<bos>", unk_token="<unk>"
+    )
+    ids = tokenizer.get_vocab()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 224,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        # Queries and keys are normalised: this is how sharp attention can get, and at 16 it is hardly sharp at all.
+        "query_pre_attn_scalar": 4,
+        "max_position_embeddings": 2048,
+        "sliding_window": 512,
+        "initializer_range": INITIALIZER_RANGE,
+        "pad_token_id": ids["<pad>"],
+        "bos_token_id": ids["<bos>"],
+        "eos_token_id": ids["<end_of_turn>"],
+    }
+    vision = SiglipVisionConfig(
+        hidden_size=VISION_WIDTH,
+        intermediate_size=2 * VISION_WIDTH,
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=4,
+        image_size=112,
+        patch_size=7,
+        vision_use_head=False,
+    )
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision.to_dict(),
+        mm_tokens_per_image=64,
+        image_token_index=ids["<image_soft_token>"],
+        boi_token_index=ids["<start_of_image>"],
+        eoi_token_index=ids["<end_of_image>"],
+        initializer_range=INITIALIZER_RANGE,
+    )
+    return config, tokenizer, Gemma3ImageProcessorPil(size={"height": 112, "width": 112})
+
+
 def _qwen2_vl() -> tuple[Qwen2VLConfig, PreTrainedTokenizerFast, Qwen2VLImageProcessorPil]:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
@@ -212,6 +259,7 @@ def _smolvlm() -> tuple[Idefics3Config, PreTrainedTokenizerFast, Idefics3ImagePr
 
 TINY: dict[str, Callable] = {
     "tiny-paligemma2": _paligemma2,
+    "tiny-gemma3": _gemma3,
     "tiny-qwen2-vl": _qwen2_vl,
     "tiny-smolvlm": _smolvlm,
 }
