@@ -259,9 +259,9 @@ def _smolvlm() -> tuple[Idefics3Config, PreTrainedTokenizerFast, Idefics3ImagePr
 
 TINY: dict[str, Callable] = {
     "tiny-paligemma2": _paligemma2,
-    "tiny-gemma3": _gemma3,
     "tiny-qwen2-vl": _qwen2_vl,
     "tiny-smolvlm": _smolvlm,
+    "tiny-gemma3": _gemma3,
 }
 
 
