@@ -103,12 +103,13 @@ def test_it_joins_the_run_that_mlflow_run_opened(monkeypatch: pytest.MonkeyPatch
 def test_a_stage_has_a_run_of_its_own_under_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = opened_by_mlflow_run(monkeypatch)
     monkeypatch.setenv(tracking.STAGE, "score@tiny")
+    monkeypatch.setenv(tracking.TRIAL, "warm-sole")
     monkeypatch.setenv(tracking.PARENT_RUN, opened)
     with tracking.run("score", "tiny") as run_id:
         pass
     run = read(run_id)
     assert run_id != opened
-    assert run.data.tags["dvc.stage"] == "score@tiny"
+    assert (run.data.tags["dvc.stage"], run.data.tags["dvc.experiment"]) == ("score@tiny", "warm-sole")
     assert run.data.tags["mlflow.parentRunId"] == opened
     assert run.info.experiment_id == read(opened).info.experiment_id
 

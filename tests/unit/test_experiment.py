@@ -63,6 +63,7 @@ def test_an_adapter_made_with_other_values_has_no_alias() -> None:
     assert experiment.why_no_alias(HEADER, history(4.5, 3.0)) is None
     why = experiment.why_no_alias(HEADER | {"overrides": {"train.lr": 0.01}}, history(4.5, 3.0))
     assert why == "made with other values than params.yaml has (train.lr 0.01)"
+    assert experiment.why_no_alias(HEADER, history(4.5, 3.0), "warm-sole") == "made in the experiment warm-sole of DVC"
     why = experiment.why_no_alias(HEADER, history(4.5, 128.0))
     assert why == "no better than the original on the validation part (perplexity 4.500, adapter 128.000)"
 

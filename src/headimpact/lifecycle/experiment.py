@@ -104,14 +104,17 @@ def move_alias(name: str, setup: str, version: int) -> str:
     return f'python -c "import mlflow; mlflow.MlflowClient().{call}"'
 
 
-def why_no_alias(header: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str | None:
+def why_no_alias(
+    header: Mapping[str, Any], history: Sequence[Mapping[str, Any]], trial: str | None = None
+) -> str | None:
     """Why a version is registered without the alias of its setup; None: it gets it.
 
     Args:
         header: of the adapter.
         history: of its training, with ``step``, ``metric`` and ``value``.
+        trial: the experiment of DVC that it was made in.
     """
-    reasons = []
+    reasons = [f"made in the experiment {trial} of DVC"] if trial else []
     if overrides := header.get("overrides"):
         given = ", ".join(f"{name} {value}" for name, value in sorted(overrides.items()))
         reasons.append(f"made with other values than params.yaml has ({given})")

@@ -41,7 +41,7 @@ def input_example(model: str, setup: str, source: str, revision: str | None) -> 
 
 def _best_image(model: str, setup: str) -> Path:
     objects = pd.read_parquet(layout.evaluated_objects(model, setup), columns=["image_id", "nll"])
-    best = int(objects["image_id"].loc[objects["nll"].idxmin()])
+    best = int(objects.sort_values("nll", kind="stable")["image_id"].iloc[0])
     images = read_json_object(layout.DATASET / "annotations/test.json", "images")["images"]
     for image in images:
         if image["id"] == best:

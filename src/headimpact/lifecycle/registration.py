@@ -1,5 +1,6 @@
 """Registering what was trained and evaluated, beside the original: from the files of the steps alone."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,11 +67,12 @@ def register(config: Config, job: Job, changes: dict[str, Difference]) -> int | 
 
 def why_no_alias(model: str, setup: str) -> str | None:
     """Why the alias of a setup does not move to its adapter: it was made with other values than those of params.yaml,
-    or is no better than the original on the validation part. None: it moves."""
+    or in an experiment of DVC, or is no better than the original on the validation part. None: it moves."""
     history = layout.history(model, setup)
     rows = pd.read_csv(history) if history.exists() else pd.DataFrame()
     records = [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
-    return experiment.why_no_alias(read_json(layout.adapter(model, setup) / HEADER), records)
+    header, trial = read_json(layout.adapter(model, setup) / HEADER), os.environ.get(tracking.TRIAL)
+    return experiment.why_no_alias(header, records, trial)
 
 
 def registered_rows(model: str, setup: str, version: int) -> list[tuple[str, str]]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # most runs register nothing and draw nothing
 EXPERIMENT = experiment.NAME
 _DEFAULT = "0"  # the experiment that every store begins with, where `mlflow run` puts its runs
 STAGE = "DVC_STAGE"
+TRIAL = "DVC_EXP_NAME"
+"""Names the experiment of DVC that a stage is run for (``dvc exp run``)."""
 RUN = "MLFLOW_RUN_ID"
 PARENT_RUN = "HEADIMPACT_PARENT_RUN"
 COMMIT = "mlflow.source.git.commit"
@@ -106,7 +108,7 @@ def run(
     if stage:
         os.environ.pop(RUN, None)
     tags = {"step": step, "model": model, "setup": setup, "dvc.stage": stage, COMMIT: _commit()}
-    tags |= {dead_runs.PROCESS: dead_runs.this_process()}
+    tags |= {dead_runs.PROCESS: dead_runs.this_process(), "dvc.experiment": os.environ.get(TRIAL)}
     continued = None if RUN in os.environ or adapter_digest is None else _training_run(model, setup, adapter_digest)
     with store_errors.told("Nothing was begun: "):
         if continued:
