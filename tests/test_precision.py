@@ -21,7 +21,7 @@ from headimpact.vlm.attention import softmax_rows
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_scenes(folder, {"impact": 10, "train": 1, "val": 1, "test": 1}, seed=0)
+    write_scenes(folder, {"impact": 16, "train": 1, "val": 1, "test": 1}, seed=0)
     return coco.read_part(folder, "impact")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from headimpact.report import page
 from headimpact.report.page import Cell, Document, Heading, Items, Picture, Run, Runs, Section, Table, Text
+from headimpact.report.page.as_html import to_html
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;|`*[a](javascript:x)\n# b"
@@ -64,7 +65,7 @@ def document(picture: Path, text: str = "some text") -> Document:
 
 
 def test_the_page_is_well_formed(picture: Path) -> None:
-    html = page.to_html(document(picture))
+    html = to_html(document(picture))
     assert html.startswith('<!DOCTYPE html>\n<html lang="en">\n')
     parsed = Parsed(html)
     names = {tag for tag, _ in parsed.elements}
@@ -78,7 +79,7 @@ def test_the_page_is_well_formed(picture: Path) -> None:
 
 
 def test_the_page_loads_nothing(picture: Path) -> None:
-    parsed = Parsed(page.to_html(document(picture)))
+    parsed = Parsed(to_html(document(picture)))
     assert parsed.all("link") == []
     assert [value.get("src") for value in parsed.all("script")] == [None]
     (image,) = parsed.all("img")
@@ -89,7 +90,7 @@ def test_the_page_loads_nothing(picture: Path) -> None:
 
 
 def test_only_the_pages_own_style_and_script_may_run(picture: Path) -> None:
-    parsed = Parsed(page.to_html(document(picture)))
+    parsed = Parsed(to_html(document(picture)))
     policy = next(str(v["content"]) for v in parsed.all("meta") if v.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; img-src data:; ")
     assert "unsafe" not in policy
@@ -101,7 +102,7 @@ def test_only_the_pages_own_style_and_script_may_run(picture: Path) -> None:
 
 
 def test_hostile_text_stays_text(picture: Path) -> None:
-    parsed = Parsed(page.to_html(document(picture, HOSTILE)))
+    parsed = Parsed(to_html(document(picture, HOSTILE)))
     assert len(parsed.all("script")) == 1
     assert len(parsed.all("img")) == 1
     for tag in ("h1", "h3", "p", "li", "strong", "td", "figcaption", "code", "title"):
@@ -144,7 +145,7 @@ def test_code_holds_backticks(picture: Path) -> None:
 
 
 def test_the_same_document_gives_the_same_bytes(picture: Path) -> None:
-    assert page.to_html(document(picture)) == page.to_html(document(picture))
+    assert to_html(document(picture)) == to_html(document(picture))
 
 
 @pytest.mark.parametrize(

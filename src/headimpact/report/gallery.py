@@ -10,7 +10,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from headimpact.data.samples import Sample
-from headimpact.report.page import Cell, Document, Picture, Section, Table, Text, to_html
+from headimpact.report.page import Cell, Document, Picture, Section, Table, Text
+from headimpact.report.page.as_html import to_html
 from headimpact.report.prose import answers as prose
 
 _SIDE = 320  # pixels of a picture's longer edge

@@ -16,7 +16,8 @@ from headimpact.report import figures, gallery, scales_figure
 from headimpact.report.cells import table_of
 from headimpact.report.document import FIGURES, document, gallery_name, generating_models
 from headimpact.report.outputs import Outputs
-from headimpact.report.page import table_markdown, to_html, to_markdown
+from headimpact.report.page import table_markdown, to_markdown
+from headimpact.report.page.as_html import to_html
 from headimpact.report.sections import forgetting, results
 from headimpact.report.sections.advice import Pastes
 from headimpact.report.sections.impact import picture_path

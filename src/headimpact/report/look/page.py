@@ -15,7 +15,7 @@ import numpy as np
 
 from headimpact.impact.object_maps import Look, Maps, Subject, in_place
 from headimpact.report.look import drawing
-from headimpact.report.standalone import render
+from headimpact.report.standalone.rendering import render
 from headimpact.vlm.base import Vlm
 
 _FOLDER = Path(__file__).parent

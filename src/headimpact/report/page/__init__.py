@@ -1,6 +1,6 @@
-"""A document in two forms with the same content: Markdown, and one HTML page that needs no server and no network.
+"""A document, and its form as Markdown; ``as_html`` makes one HTML page of the same content.
 
-The blocks hold plain text. Escaping happens here, for both forms, and nowhere else.
+The blocks hold plain text; each form escapes it.
 """
 
 import base64
@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-from headimpact.report.standalone import render
-
-_FOLDER = Path(__file__).parent
 # What `mlflow ui` listens on, and the first experiment that is made in a fresh store.
 ADDRESS = "http://127.0.0.1:5000"
 EXPERIMENT = "0"
@@ -140,20 +137,6 @@ class Document:
 
     title: str
     sections: Sequence[Section]
-
-
-def to_html(document: Document) -> str:
-    """The page: style, script and pictures are in it, and it may load nothing and run nothing else."""
-    return render(
-        _FOLDER,
-        "page.html",
-        document.title,
-        ["page.css"],
-        ["page.js"],
-        document=document,
-        address=ADDRESS,
-        experiment=EXPERIMENT,
-    )
 
 
 def to_markdown(document: Document, folder: Path) -> str:
