@@ -16,6 +16,7 @@ from headimpact.vlm.base import Vlm
 
 _UNUSED = re.compile(r"\.(inv_freq|position_ids)$|\bvision_(model|tower)\.head\.")
 
+
 def skeleton(source: str, revision: str | None = None) -> Vlm:
     """A checkpoint without its weights: only its small files are fetched, and the model is on the meta device.
 
