@@ -64,7 +64,9 @@ def measure(base: Vlm, data: Path, images: int, settings: config.Config) -> Mean
     """Evaluate on the first ``images`` test images, whose phrases are the options, score on as many impact images."""
     test = [sample for sample in read_part(data, "test") if sample.objects][:images]
     results = evaluate(Engine(base), test, settings.seed, unwatched)
-    accuracy = statistics.clustered_mean(results["correct"].to_numpy(), results["image_id"].to_numpy())
+    images_of_objects = results["image_id"].to_numpy()
+    accuracy = statistics.clustered_mean(results["correct"].to_numpy(), images_of_objects)
+    seen = statistics.perplexity(results["nll"].to_numpy(), images_of_objects)
     with tempfile.TemporaryDirectory() as folder:
         without = perplexity(base, blank(test, Path(folder)))
     impact = [sample for sample in read_part(data, "impact") if sample.objects][:images]
@@ -72,7 +74,7 @@ def measure(base: Vlm, data: Path, images: int, settings: config.Config) -> Mean
     scores, _ = score_images(Engine(base), impact, chance)
     table = scores.table()
     best = table.iloc[int(table["hi"].to_numpy().argmax())]
-    return Meaning(accuracy, perplexity(base, test), without, best)
+    return Meaning(accuracy, seen, without, best)
 
 
 def main() -> None:
