@@ -169,13 +169,12 @@ def check_current(step: Step, config: Config, model: str, imported: Code | None 
         InputError: the code of the step, or of the model's family, was edited after DVC began the stage, or after this
             process began.
     """
-    earlier = [_fingerprints()]
-    if not refresh(config):
-        earlier.clear()
+    before = _fingerprints()
+    earlier: list[Mapping[str, Mapping[str, str]]] = [before] if refresh(config) else []
     if imported and imported.files != _files_digest():
         earlier.append(imported.fingerprints)
     after = _fingerprints()
-    if any(_edited(step, model, before, after) for before in earlier):
+    if any(_edited(step, model, known, after) for known in earlier):
         raise InputError(
             f"The code of {step.name} was edited after {layout.FINGERPRINTS} was written, by which DVC knows it. "
             "The file is up to date now: run the command again."

@@ -3,6 +3,7 @@
 The functions that log act on the run that :func:`run` opened.
 """
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[reportAttributeAccessIssue]
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from headimpact.errors import InputError
 from headimpact.lifecycle import dead_runs, experiment, store, store_errors
@@ -302,15 +304,16 @@ def log_metrics(values: Mapping[str, float | int]) -> None:
 
 
 def log_table(name: str, table: pd.DataFrame) -> None:
-    """Log a table that the UI shows and compares between runs, as ``tables/<name>.json``, over one of that name."""
+    """Log a table that the UI shows and compares between runs, as ``tables/<name>.json``, over one of that name.
+
+    MLflow's own log_table would append the rows where a run that goes on logs its tables again; and, for every table,
+    list the artifacts and look for pictures in every cell.
+    """
     path = f"tables/{name}.json"
-    if path in {file.path for file in MlflowClient().list_artifacts(run_id(), "tables")}:
-        # MLflow's log_table would append the rows; a run that goes on logs its tables again.
-        mlflow.log_text(table.to_json(orient="split", index=False), path)
-        return
-    # MLflow asks pandas for object columns, and pandas 3 warns where it finds text.
-    text = [column for column in table if isinstance(table[column].dtype, pd.StringDtype)]
-    mlflow.log_table(table.astype(dict.fromkeys(text, object)), path)
+    mlflow.log_text(table.to_json(orient="split", index=False, date_format="iso"), path)
+    tables = json.loads(MlflowClient().get_run(run_id()).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    if (entry := {"path": path, "type": "table"}) not in tables:
+        mlflow.set_tag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
 def log_files(*paths: Path, folder: str | None = None) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.utils import requirements_utils
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from headimpact.adapters.digest import adapter_digest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # most runs register nothing
 
 _SMALL_BASE = 64 * 2**20  # bytes
 _LOGGED = "models:/"  # before the id of a logged model
+_MODULES = "_MODULES_TO_PACKAGES"  # of MLflow: what is installed, by the modules that it has
 
 
 def is_small_folder(path: Path) -> bool:
@@ -123,7 +126,7 @@ def register(
     with store_errors.told("Trained and evaluated, but not registered: ", command):
         if version := find(name, tags["adapter_digest"], header["setup"]):
             client.update_model_version(name, version, description=description)
-            for tag, value in tags.items():
+            for tag, value in tags.items() - client.get_model_version(name, version).tags.items():
                 client.set_model_version_tag(name, version, tag, value)
         else:
             forget_unregistered(name, tags["adapter_digest"], header["setup"])
@@ -163,7 +166,7 @@ def _log_model(
 
     base = Path(header["source"])
     artifacts = {"adapter": adapter, **({"base": base} if is_small_folder(base) else {})}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _packages_by_name():
         warnings.filterwarnings("ignore", ".*input example was not provided")
         logged = Model.log(
             artifact_path=None,
@@ -184,6 +187,21 @@ def _log_model(
         )
     _link_figures(str(logged.model_id))
     return str(logged.model_id)
+
+
+@contextmanager
+def _packages_by_name() -> Iterator[None]:
+    """In the block, MLflow, which warns of requirements that are not what is installed, asks for that by name alone.
+
+    It would first find out the modules of every package in the environment, which takes seconds, for the sake of
+    packages that are known by no name. There is no setting for that; the variable is private to the pinned version.
+    """
+    known = getattr(requirements_utils, _MODULES, None)
+    setattr(requirements_utils, _MODULES, known or {})
+    try:
+        yield
+    finally:
+        setattr(requirements_utils, _MODULES, known)
 
 
 def _last_step() -> int:
