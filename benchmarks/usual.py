@@ -152,7 +152,7 @@ def train(
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=BATCH,
-        gradient_accumulation_steps=settings.batch_images * len(samples[0].objects) // BATCH,
+        gradient_accumulation_steps=max(1, settings.batch_images * len(samples[0].objects) // BATCH),
         num_train_epochs=1,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=1,

@@ -31,17 +31,20 @@ def test_softcapped_attention_in_chunks_equals_the_whole(monkeypatch):
     torch.testing.assert_close(attention.softcapped_attention(query, key, value, mask, 0.3, 5.0), whole)
 
 
+class _GroupedAttention(nn.Module):
+    num_key_value_groups = 2
+
+
 def test_attention_that_is_causal_at_first_is_that_with_the_mask():
     """Outputs and gradients, with a branch behind the trunk, and without one."""
     torch.manual_seed(0)
-    module = nn.Module()
-    module.num_key_value_groups = 2
-    states = [torch.randn(2, heads, 7, 8, requires_grad=True) for heads in (4, 2, 2)]
+    module = _GroupedAttention()
+    query, key, value = states = [torch.randn(2, heads, 7, 8, requires_grad=True) for heads in (4, 2, 2)]
     mask = torch.ones(7, 7, dtype=torch.bool).tril().expand(2, 1, 7, 7).clone()
     for causal in (5, 7):
         mask[..., 6, 5] = causal == 7
-        whole, _ = attention.attention_forward(module, *states, mask, 0.3)
-        parts, _ = attention.attention_forward(module, *states, mask, 0.3, causal=causal)
+        whole, _ = attention.attention_forward(module, query, key, value, mask, 0.3)
+        parts, _ = attention.attention_forward(module, query, key, value, mask, 0.3, causal=causal)
         torch.testing.assert_close(parts, whole)
         expected, found = (torch.autograd.grad(output.square().sum(), states) for output in (whole, parts))
         torch.testing.assert_close(found, expected)

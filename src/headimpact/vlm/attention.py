@@ -174,7 +174,13 @@ def partly_causal_attention(
     """SDPA, in which the ``causal`` first queries go without the mask: it would compute all that is masked there, which
     is half of everything, and a GPU has faster kernels for causal attention than for a mask."""
     first = [states[:, :, :causal] for states in (query, key, value)]
-    output, _ = sdpa_attention_forward(module, *first, None, scaling=scaling, **{**kwargs, "is_causal": True})
+    output, _ = sdpa_attention_forward(
+        module,
+        *first,
+        None,  # pyright: ignore[reportCallIssue] # three tensors
+        scaling=scaling,
+        **{**kwargs, "is_causal": True},
+    )
     if causal == query.shape[2]:
         return output
     rest, mask = query[:, :, causal:], mask[:, :, causal:]
