@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from campaign.commands import Ended
 from campaign.places import PLACES, Event, Place, end_itself
 from campaign.project import STAGE, Project
-from campaign.record import Record, drawn
+from campaign.record import Record, drawn, over
 
 PART = "kills"
 _REGISTERS = ("finetune", "evaluate", "register")
@@ -32,9 +32,9 @@ def kills(project: Project, record: Record, until: float) -> None:
         until: when no other command is begun.
     """
     draw = drawn(record.seed, PART)
-    while time.monotonic() < until:
+    while not over(until):
         for name, places in _turns(draw):
-            if time.monotonic() > until:
+            if over(until):
                 return
             _turn(project, record, draw, name, places)
 
