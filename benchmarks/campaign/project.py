@@ -113,7 +113,7 @@ class Project:
 
     def command(self, name: str, event: Event | None = None, variables: Mapping[str, str] | None = None) -> Command:
         """Begin one of ``COMMANDS``, or ``STAGE``."""
-        arguments = {**_BEFORE, STAGE: _STAGE}[name]
+        arguments = {**_BEFORE, **COMMANDS, STAGE: _STAGE}[name]
         return Command(self.folder, arguments, self.log, variables, event)
 
     def prepare(self) -> dict[str, float]:
