@@ -58,6 +58,8 @@ def _turn(small: Project, filler: Path | None, record: Record, name: str, rooms:
     """Run a command on a disk that fills up, at one place after the other, and then with room."""
     if name in ("register", "finetune"):
         small.unregister()
+    if LOCK in rooms:
+        small.forget(name)
     for place, room in rooms.items():
         _fill_up(small, filler, record, name, place, room)
     ended = small.command(name).end()
