@@ -44,7 +44,7 @@ tests:
 write: .venv/installed
 	headimpact write
 
-CAMPAIGN_MINUTES ?= 18
+CAMPAIGN_MINUTES ?= 17
 CAMPAIGN_SEED ?=
 
 campaign: .venv/installed-dev

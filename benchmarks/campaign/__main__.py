@@ -20,7 +20,7 @@ from campaign.disk import disk
 from campaign.kills import kills
 from campaign.outages import outages
 from campaign.project import Project, copy, settle_environment
-from campaign.record import LANES, SHARES, Record, deadlines
+from campaign.record import LANES, SHARES, STOPPED, Record, deadlines
 from campaign.served import requests
 from headimpact.files import read_json_object, write_json
 from headimpact.lifecycle import layout, reliability
@@ -33,12 +33,12 @@ def main() -> None:
     """Run the parts of the campaign, two at a time; the exit status says whether every promise held and everything was
     tried as often as it should be."""
     parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=18.0, help="for all parts, once the copy is made")
+    parser.add_argument("--minutes", type=float, default=17.0, help="for all parts, once the copy is made")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is drawn")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
     given = parser.parse_args()
-    # Ended from outside, it ends its servers and takes its disk down.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: STOPPED.set())
     print(f"seed {given.seed}, {given.minutes:g} minutes", flush=True)
     with tempfile.TemporaryDirectory(prefix="headimpact-campaign-") as name:
         project = Project(Path(name) / "project")
@@ -47,6 +47,8 @@ def main() -> None:
 
         def lane(parts: Sequence[str]) -> None:
             for part, until in deadlines(parts, given.minutes, begun):
+                if STOPPED.is_set():
+                    return
                 print(f"-- {part}, {until - time.monotonic():.0f} s", flush=True)
                 record = Record(given.seed, given.minutes)
                 record.facts |= {"processors": os.cpu_count() or 1}

@@ -1,6 +1,5 @@
 """Damaged files: the properties of the suite, with other inputs in every campaign, and many of them."""
 
-import time
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 from small_datasets import write_small_dataset
 
-from campaign.record import Record, drawn
+from campaign.record import Record, drawn, over
 from headimpact.lifecycle import layout
 
 PART = "files"
@@ -40,7 +39,7 @@ def files(record: Record, folder: Path, project: Path, until: float) -> None:
     place = Place(write_small_dataset(folder / "dataset"), folder, values)
     draw, counts = drawn(record.seed, PART), Counter[str]()
     for name in cycle(PROPERTIES):
-        if time.monotonic() > until:
+        if over(until):
             break
         number = draw.randrange(2**32)
         tries, failure = _tried(place, name, number)

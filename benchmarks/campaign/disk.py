@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from campaign.places import COMMIT, LOCK, LOG, PLACES, Event, Place
 from campaign.project import Project
-from campaign.record import Record, drawn
+from campaign.record import Record, drawn, over
 
 PART = "disk"
 _MARGIN = 96 * 2**20  # bytes of the small disk beyond what lies there
@@ -43,11 +42,11 @@ def disk(project: Project, record: Record, until: float) -> None:
     on the size of files."""
     draw = drawn(record.seed, PART)
     with _small_disk(project, record) as (small, filler):
-        while time.monotonic() < until:
+        while not over(until):
             for name, places in draw.sample(sorted(_PLACES.items()), len(_PLACES)):
                 rest = draw.sample(places, len(places))
                 while rest:
-                    if time.monotonic() > until:
+                    if over(until):
                         return
                     count = draw.randint(1, _MOST_IN_A_ROW)
                     rooms = {place: int(2 ** draw.uniform(_LEAST, _MOST)) for place in rest[:count]}
@@ -59,6 +58,8 @@ def _turn(small: Project, filler: Path | None, record: Record, name: str, rooms:
     """Run a command on a disk that fills up, at one place after the other, and then with room."""
     if name in ("register", "finetune"):
         small.unregister()
+    if LOCK in rooms:
+        small.forget(name)
     for place, room in rooms.items():
         _fill_up(small, filler, record, name, place, room)
     ended = small.command(name).end()

@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 
 from campaign.commands import Ended
-from campaign.places import PLACES, Event, Place, end_itself
+from campaign.places import LOCK, PLACES, Event, Place, end_itself
 from campaign.project import STAGE, Project
-from campaign.record import Record, drawn
+from campaign.record import Record, drawn, over
 
 PART = "kills"
 _REGISTERS = ("finetune", "evaluate", "register")
@@ -17,7 +17,7 @@ _STAGE_STARTS = 120.0  # s
 BYTES = "the same command again ends well, with the same bytes"
 OTHERS = "no result that is not being made is changed or lost, and none stands there in part"
 WHOLE = "what is registered is whole, and registered once"
-LOCK = "dvc.lock is whole and has every record"
+RECORDS = "dvc.lock is whole and has every record"
 LEFT = "no process is left"
 RUNNING = "no run is left RUNNING after the next command"
 TRACES = "no stack trace"
@@ -32,9 +32,9 @@ def kills(project: Project, record: Record, until: float) -> None:
         until: when no other command is begun.
     """
     draw = drawn(record.seed, PART)
-    while time.monotonic() < until:
+    while not over(until):
         for name, places in _turns(draw):
-            if time.monotonic() > until:
+            if over(until):
                 return
             _turn(project, record, draw, name, places)
 
@@ -57,6 +57,8 @@ def _turn(project: Project, record: Record, draw: random.Random, name: str, plac
         project.unregister()  # so that registration is new
     if name == STAGE:
         _kill_stage(project, record, draw)
+    if LOCK in places:
+        project.forget(name)
     for place in places:
         delay = draw.choice([0.0, draw.uniform(0, _LONGEST_DELAY)])
         ended = project.command(name, Event(place, end_itself, delay)).end()
@@ -66,7 +68,7 @@ def _turn(project: Project, record: Record, draw: random.Random, name: str, plac
         else:
             _killed(project, record, name, place.phase, where, ended)
     _ended_well(project, record, name, project.command("score" if name == STAGE else name).end())
-    record.held(PART, LOCK, project.lock())
+    record.held(PART, RECORDS, project.lock())
 
 
 def _kill_stage(project: Project, record: Record, draw: random.Random) -> None:

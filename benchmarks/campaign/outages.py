@@ -2,14 +2,13 @@
 
 import os
 import signal
-import time
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 from campaign.places import COMPUTE, LOG, PLACES, Event, Place
 from campaign.project import Project
-from campaign.record import Record
+from campaign.record import Record, over
 from campaign.servers import Failing, served, tell
 
 PART = "outages"
@@ -59,7 +58,7 @@ def outages(project: Project, record: Record, takes: dict[str, float], until: fl
     """
     with served(project.folder.parent / "server") as failing:
         for name, kind, place in cycle(_TURNS):
-            if time.monotonic() > until:
+            if over(until):
                 return
             _fail(project, failing, record, takes[name], (name, kind, place))
             _again(project, failing, record, (name, kind, place))

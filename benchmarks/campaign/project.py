@@ -47,6 +47,11 @@ _BEFORE: dict[str, tuple[str, ...]] = {
     **{name: COMMANDS[name] for name in ("finetune", "soften", "export", "register")},
 }
 _STAGE = ("dvc", "repro", "--force", "--single-item", f"score@{MODEL}")
+_STAGES = {
+    "data": "data",
+    "score": f"score@{MODEL}",
+    **{step: f"{step}@{MODEL}-{SETUP}" for step in ("select", "finetune", "evaluate")},
+}
 _OUTPUTS = {
     "data": layout.DATASET,
     "score": layout.impact(MODEL),
@@ -113,7 +118,7 @@ class Project:
 
     def command(self, name: str, event: Event | None = None, variables: Mapping[str, str] | None = None) -> Command:
         """Begin one of ``COMMANDS``, or ``STAGE``."""
-        arguments = {**_BEFORE, STAGE: _STAGE}[name]
+        arguments = {**_BEFORE, **COMMANDS, STAGE: _STAGE}[name]
         return Command(self.folder, arguments, self.log, variables, event)
 
     def prepare(self) -> dict[str, float]:
@@ -164,6 +169,13 @@ class Project:
                 wrong.append(name)
         return f"{len(wrong)} files damaged or lost: {', '.join(wrong[:3])}" if wrong else ""
 
+    def forget(self, name: str) -> None:
+        """Take the record of a command out of dvc.lock, which then has to be written again, with the same results."""
+        path = self.folder / "dvc.lock"
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        content["stages"].pop(_STAGES[name], None)
+        path.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8", newline="\n")
+
     def unregister(self) -> None:
         """Forget the registered model, so that the next command registers anew."""
         from mlflow import MlflowClient
@@ -206,7 +218,7 @@ class Project:
             stages = content["stages"]
         except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
             return f"dvc.lock cannot be read: {type(error).__name__}"
-        lacking = {f"{step}@{MODEL}-{SETUP}" for step in ("select", "finetune", "evaluate")} - stages.keys()
+        lacking = set(_STAGES.values()) - stages.keys()
         return f"dvc.lock lacks {', '.join(sorted(lacking))}" if lacking else ""
 
 

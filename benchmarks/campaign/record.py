@@ -5,12 +5,15 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from threading import Event
 from typing import Any
 
 SHARES = {"kills": 0.75, "files": 0.25, "outages": 0.4, "disk": 0.3, "requests": 0.3}
 """The parts of a campaign, and what each takes of the time of its lane."""
 LANES = (("kills", "files"), ("outages", "disk", "requests"))
 """Parts that run one after the other; the lanes run beside each other, since one of them often waits for a server."""
+STOPPED = Event()
+"""Set when the campaign is ended from outside: what is at work is finished, and everything is taken down."""
 _TOLD = 20  # failures of a promise that are told; the others are counted
 
 
@@ -70,6 +73,11 @@ class Record:
             "tried": dict(self.tried),
             "promises": [asdict(promise) for promise in self.promises.values()],
         }
+
+
+def over(until: float) -> bool:
+    """Whether nothing new is begun: a moment (``time.monotonic``) has passed, or the campaign was stopped."""
+    return STOPPED.is_set() or time.monotonic() > until
 
 
 def drawn(seed: int, part: str) -> random.Random:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from campaign.commands import left
 from campaign.damaged import ONE_RUN
 from campaign.project import MODEL, REGISTERED, SETUP, Project
-from campaign.record import Record, drawn
+from campaign.record import Record, drawn, over
 from campaign.servers import wait_for
 
 PART = "requests"
@@ -58,7 +58,7 @@ def requests(project: Project, record: Record, until: float) -> None:
             record.tried["clients with right requests"] = _CLIENTS
             draw = drawn(record.seed, PART)
             try:
-                while time.monotonic() < until:
+                while not over(until):
                     bodies = _damaged(draw.randrange(2**32), row)
                     for body, answer in zip(bodies, pool.map(lambda body: _ask(port, body), bodies), strict=True):
                         record.tried["fuzzed requests"] += 1

@@ -83,8 +83,11 @@ def test_what_was_made_once_is_not_made_again_until_it_is_recorded(tmp_path: Pat
         written(tmp_path)
         return [("2 images", "too small")]
 
+    def make_once() -> None:
+        unrecorded.once(output, place, FACTS, make)
+
     output = tmp_path / "output"
-    fails(lambda: unrecorded.once(output, place, FACTS, make))
+    fails(make_once)
     with unrecorded.until_recorded():
         assert unrecorded.once(output, place, FACTS, make) == ([["2 images", "too small"]], True)
     shutil.rmtree(output)
