@@ -144,6 +144,7 @@ def train(
 ) -> tuple[list[float], list[tuple[float, float]]]:
     """Trainer and PEFT, ``BATCH`` conversations a forward, as many forwards a step as its images have conversations
     for: the loss of every step, and processor and wall time before the first and after each."""
+    together = min(BATCH, settings.batch_images * len(samples[0].objects))
     order = [s for epoch in range(settings.epochs) for s in epoch_order(samples, settings.seed, epoch)]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -151,8 +152,8 @@ def train(
     watch = _Watch()
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=BATCH,
-        gradient_accumulation_steps=max(1, settings.batch_images * len(samples[0].objects) // BATCH),
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=settings.batch_images * len(samples[0].objects) // together,
         num_train_epochs=1,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=1,
