@@ -181,7 +181,7 @@ def _train(case: Case, vlm: Vlm, samples: list[Sample], folder: Path, passes: li
     settings = _settings(samples[:-1])
     adapter = lora.attach(vlm, case.layers, ADAPTER, settings.seed)
     if case.way == "engine":
-        losses, times = _train_by_engine(vlm, adapter, min(case.layers), samples, settings)
+        losses, times = _train_by_engine(vlm, adapter, min(case.layers), samples, settings, folder)
     else:
         usual.use_transformers_attention(vlm)
         losses, times = usual.train(vlm, adapter, samples[:-1], settings, _rates(len(samples) - 1, settings), folder)
@@ -207,7 +207,7 @@ def _rates(images: int, settings: TrainSettings) -> list[float]:
 
 
 def _train_by_engine(
-    vlm: Vlm, adapter: PeftModel, first: int, samples: list[Sample], settings: TrainSettings
+    vlm: Vlm, adapter: PeftModel, first: int, samples: list[Sample], settings: TrainSettings, folder: Path
 ) -> tuple[list[float], list[tuple[float, float]]]:
     """The product's own training, validated on the last image, which does not count: the other way has no validation.
 
@@ -215,7 +215,7 @@ def _train_by_engine(
     """
     engine = Engine(vlm)
     engine.first = first
-    training = Training(engine, adapter, samples[:-1], samples[-1:], settings, Path("nowhere"), "")
+    training = Training(engine, adapter, samples[:-1], samples[-1:], settings, folder / "state.safetensors", "")
     run, losses, times = training.run(), [], [(0.0, 0.0)]
     while True:
         processor, wall = time.process_time(), time.perf_counter()
