@@ -70,7 +70,7 @@ def wait_for(url: str, seconds: float) -> None:
     """Wait until an address answers.
 
     Raises:
-        SystemExit: it did not in this time (s).
+        TimeoutError: it did not in this time (s).
     """
     end = time.monotonic() + seconds
     while True:
@@ -79,7 +79,7 @@ def wait_for(url: str, seconds: float) -> None:
                 return
         except (urllib.error.URLError, OSError):
             if time.monotonic() > end:
-                raise SystemExit(f"The campaign cannot go on: {url} does not answer.") from None
+                raise TimeoutError(f"{url} does not answer") from None
             time.sleep(0.5)
 
 
