@@ -156,8 +156,8 @@ def tell(url: str, failure: str) -> None:
 def served(folder: Path) -> Iterator[Failing]:
     """A tracking server, and one before it."""
     server = Server(folder)
-    server.start()
     try:
+        server.start()
         yield Failing(server)
     finally:
         server.send(signal.SIGKILL)
