@@ -47,7 +47,12 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *stores]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--workers", "1"], cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+                [*command, "--workers", "1"],
+                cwd=self._folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # else eight processes more
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_for(f"{self.url}/health", _STARTS)
 
