@@ -51,7 +51,7 @@ def requests(project: Project, record: Record, until: float) -> None:
     with _served(project, record) as port:
         known = _ask(port, right)
         if known[0] != 200:
-            raise SystemExit(f"The campaign cannot go on: the served model says {known[1]!r:.300}")
+            raise RuntimeError(f"the served model says {known[1]!r:.300}")
         stop = threading.Event()
         with ThreadPoolExecutor(_CLIENTS + _AT_ONCE) as pool:
             clients = [pool.submit(_client, port, right, stop) for _ in range(_CLIENTS)]

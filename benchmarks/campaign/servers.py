@@ -47,7 +47,12 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), *stores]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--workers", "1"], cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+                [*command, "--workers", "1"],
+                cwd=self._folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # else eight processes more
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_for(f"{self.url}/health", _STARTS)
 
@@ -70,7 +75,7 @@ def wait_for(url: str, seconds: float) -> None:
     """Wait until an address answers.
 
     Raises:
-        SystemExit: it did not in this time (s).
+        TimeoutError: it did not in this time (s).
     """
     end = time.monotonic() + seconds
     while True:
@@ -79,7 +84,7 @@ def wait_for(url: str, seconds: float) -> None:
                 return
         except (urllib.error.URLError, OSError):
             if time.monotonic() > end:
-                raise SystemExit(f"The campaign cannot go on: {url} does not answer.") from None
+                raise TimeoutError(f"{url} does not answer") from None
             time.sleep(0.5)
 
 
@@ -156,8 +161,8 @@ def tell(url: str, failure: str) -> None:
 def served(folder: Path) -> Iterator[Failing]:
     """A tracking server, and one before it."""
     server = Server(folder)
-    server.start()
     try:
+        server.start()
         yield Failing(server)
     finally:
         server.send(signal.SIGKILL)
