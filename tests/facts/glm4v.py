@@ -1,6 +1,7 @@
 """GLM-4.1V."""
 
 import dataclasses
+from typing import Any
 
 from transformers import Glm4vConfig, Glm4vImageProcessorPil
 
@@ -53,7 +54,8 @@ def _settings():
     )
     # The bounds are of two frames' pixels.
     size = {"shortest_edge": 2 * 64 * 64, "longest_edge": 2 * 192 * 192}
-    return config, tokenizer, Glm4vImageProcessorPil(patch_size=vision.patch_size, size=size)
+    settings: dict[str, Any] = {"patch_size": vision.patch_size, "size": size}
+    return config, tokenizer, Glm4vImageProcessorPil(**settings)
 
 
 FACTS = dataclasses.replace(
