@@ -44,7 +44,7 @@ tests:
 write: .venv/installed
 	headimpact write
 
-CAMPAIGN_MINUTES ?= 17
+CAMPAIGN_MINUTES ?= 14
 CAMPAIGN_SEED ?=
 
 campaign: .venv/installed-dev

@@ -26,7 +26,7 @@ from headimpact.errors import InputError
 from headimpact.evaluation.answers import Scores, score
 from headimpact.lifecycle import params
 from headimpact.lifecycle.config import Config
-from headimpact.lifecycle.gateway import RefusedError, read_question
+from headimpact.lifecycle.gateway import IMAGES, RefusedError, read_question
 from headimpact.selection.grammar import alias, read_setup
 from headimpact.text import normalise, words
 
@@ -220,8 +220,9 @@ def requests(place: Place, data: st.DataObject) -> None:
 
 
 def bodies(place: Place, data: st.DataObject) -> None:
-    """Bodies that are noise."""
-    body, kind = data.draw(st.binary(max_size=60)), data.draw(st.text(max_size=30))
+    """Bodies that are noise; what is in one that comes as an image, the reader of images finds out."""
+    body = data.draw(st.binary(max_size=60))
+    kind = data.draw(st.text(max_size=30).filter(lambda kind: kind.partition(";")[0].strip().lower() not in IMAGES))
     for content_type in (kind, "application/json"):
         try:
             read_question(content_type, {}, body)

@@ -33,7 +33,7 @@ def main() -> None:
     """Run the parts of the campaign, two at a time; the exit status says whether every promise held and everything was
     tried as often as it should be."""
     parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=17.0, help="for all parts, once the copy is made")
+    parser.add_argument("--minutes", type=float, default=14.0, help="for all parts, once the copy is made")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of all that is drawn")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
     given = parser.parse_args()

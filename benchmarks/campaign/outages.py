@@ -36,6 +36,7 @@ _TURNS = (
 # A person's own bounds, so that a silence takes seconds: what the project sets by itself is longer.
 _BOUNDS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 _LONGEST = 90.0  # s that an outage may cost under these bounds
+_PASSES = ("slow", "started again")  # what a command gets over
 _REGISTERS = ("finetune", "evaluate", "register")
 BOUNDED = f"the outage costs at most {_LONGEST:g} s (5 s a request, tried three times)"
 TOLD = "the command ends well, or says in a sentence what failed, without a stack trace"
@@ -60,13 +61,15 @@ def outages(project: Project, record: Record, takes: dict[str, float], until: fl
         for name, kind, place in cycle(_TURNS):
             if over(until):
                 return
-            _fail(project, failing, record, takes[name], (name, kind, place))
-            _again(project, failing, record, (name, kind, place))
+            failed = _fail(project, failing, record, takes[name], (name, kind, place))
+            _again(project, failing, record, (name, kind, place), failed)
 
 
-def _fail(project: Project, failing: Failing, record: Record, takes: float, turn: tuple[str, str, Place]) -> None:
-    """Run a command whose server fails."""
+def _fail(project: Project, failing: Failing, record: Record, takes: float, turn: tuple[str, str, Place]) -> bool:
+    """Run a command whose server fails; whether it failed for that."""
     name, kind, place = turn
+    if name in _REGISTERS:
+        project.unregister(failing.server.url)  # so that registration is new
     server, event, url = failing.server, None, failing.server.url
     if kind == "not there":
         server.send(signal.SIGKILL)
@@ -77,18 +80,20 @@ def _fail(project: Project, failing: Failing, record: Record, takes: float, turn
         url, event = failing.url, Event(place, partial(tell, failing.url, kind))
     ended = project.command(name, event, _variables(url)).end()
     at = _at(turn)
-    record.tried["outages"] += 1
-    record.tried[f"outages: {kind}"] += 1
+    if ended.code or kind in _PASSES:
+        record.tried["outages"] += 1
+        record.tried[f"outages: {kind}"] += 1
     print(f"{at}exit status {ended.code} after {ended.seconds:.0f} s: {ended.said[-250:]}", flush=True)
     record.longest("longest command with an outage, s", ended.seconds)
     _note(record, at, BOUNDED, f"{ended.seconds:.0f} s" if ended.seconds - 2 * takes > _LONGEST else "")
     _note(record, at, TOLD, ended.untold())
-    if kind in ("slow", "started again"):
+    if kind in _PASSES:
         _note(record, at, ENDS, f"exit status {ended.code}: {ended.said}" if ended.code else "")
     _note(record, at, KEPT, project.damaged(name))
+    return ended.code != 0
 
 
-def _again(project: Project, failing: Failing, record: Record, turn: tuple[str, str, Place]) -> None:
+def _again(project: Project, failing: Failing, record: Record, turn: tuple[str, str, Place], failed: bool) -> None:
     """Have the server back, and run the command again."""
     name, kind, place = turn
     failing.failure = ""
@@ -107,7 +112,7 @@ def _again(project: Project, failing: Failing, record: Record, turn: tuple[str, 
     _note(record, at, RUNNING, project.running(failing.server.database))
     if name in _REGISTERS:
         _note(record, at, WHOLE, project.registry(failing.server.database))
-    if event and place not in (_BEGIN, COMPUTE) and kind not in ("slow", "started again"):
+    if event and failed and place not in (_BEGIN, COMPUTE):
         _note(record, at, ONCE, "it was computed again" if computed.exists() else "")
 
 

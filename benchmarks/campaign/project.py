@@ -176,13 +176,13 @@ class Project:
         content["stages"].pop(_STAGES[name], None)
         path.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8", newline="\n")
 
-    def unregister(self) -> None:
-        """Forget the registered model, so that the next command registers anew."""
+    def unregister(self, store: str = "") -> None:
+        """Forget the registered model of a store, so that the next command registers anew; empty: of its own store."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         with suppress(MlflowException):
-            MlflowClient(f"sqlite:///{self.database}").delete_registered_model(REGISTERED)
+            MlflowClient(store or f"sqlite:///{self.database}").delete_registered_model(REGISTERED)
 
     def registry(self, database: Path | None = None) -> str:
         """What is wrong with what is registered: every version is described and tagged, one is of the adapter, and it

@@ -17,6 +17,7 @@ from pathlib import Path
 
 _STARTS = 600.0  # s; on a quiet machine it takes ten
 _SLOW = 0.5  # s before each answer of a slow server
+_OF_BODY = ("content-length", "transfer-encoding")  # headers that follow from how a body is sent
 _TELL = "/campaign/"  # before the name of a failure: it begins
 FAILURES = ("500s", "cut off", "slow", "started again")
 
@@ -113,7 +114,7 @@ class Failing:
 def _handler(failing: Failing) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self._body()
             if self.path.startswith(_TELL):
                 failing.begin(self.path.removeprefix(_TELL).replace("%20", " "))
                 return self._send(200, [], b"")
@@ -125,7 +126,8 @@ def _handler(failing: Failing) -> type[BaseHTTPRequestHandler]:
                 time.sleep(_SLOW)
             other = http.client.HTTPConnection("127.0.0.1", failing.server.port, timeout=120)
             try:
-                other.request(self.command, self.path, body, dict(self.headers))
+                headers = {name: text for name, text in self.headers.items() if name.lower() not in _OF_BODY}
+                other.request(self.command, self.path, body, headers)
                 answer = other.getresponse()
                 self._send(answer.status, answer.getheaders(), answer.read())
             except (OSError, http.client.HTTPException):
@@ -133,12 +135,22 @@ def _handler(failing: Failing) -> type[BaseHTTPRequestHandler]:
             finally:
                 other.close()
 
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = []
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
         def _send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
             self.send_response(status)
             for name, value in headers:
-                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                if name.lower() not in (*_OF_BODY, "connection", "date", "server"):
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
