@@ -13,7 +13,12 @@ from headimpact.lifecycle import code, layout, params
 from headimpact.lifecycle.config import Config
 from headimpact.lifecycle.registry import STEPS
 
-BASES = {"tiny-paligemma2": "paligemma", "tiny-qwen2-vl": "qwen2_vl", "tiny-smolvlm": "idefics3"}
+BASES = {
+    "tiny-paligemma2": "paligemma",
+    "tiny-qwen2-vl": "qwen2_vl",
+    "tiny-smolvlm": "idefics3",
+    "tiny-gemma3": "gemma3",
+}
 NONE: tuple[set[str], set[str]] = (set(), set())
 NUMBER = ("\n\n\n", "\n\n\nVALUE = 1\n\n\n")
 Fingerprints = dict[str, str]
@@ -189,7 +194,7 @@ def test_a_family_is_known_from_the_checkpoint_or_from_the_identity(tmp_path: Pa
     }
     unknown = code.family_fingerprint("owner/name", nowhere)
     assert by_config["mllama"] == unknown  # no family is known of it: that of all
-    assert len({*by_config.values(), unknown}) == 4
+    assert len({*by_config.values(), unknown}) == len(BASES) + 1
     write_json(identity, {"source": "owner/name", "family": "idefics3"})
     assert code.family_fingerprint("owner/name", identity) == by_config["idefics3"]
     assert code.family_fingerprint("owner/other", identity) == unknown  # it says nothing of another source

@@ -83,7 +83,7 @@ def test_the_committed_bases_are_up_to_date(
 def test_the_lock_knows_the_stages_that_there_are(lock: dict[str, Any], config: Config) -> None:
     cells = {
         "project": [""],
-        "model": [f"@{model}" for model in config.grid.models],
+        "model": [f"@{model}" for model in {*config.grid.models, *config.pretrain.models}],
         "setup": [f"@{model}-{setup}" for model in config.grid.models for setup in config.grid.setups],
     }
     assert set(lock) <= {f"{name}{cell}" for name, step in STEPS.items() for cell in cells[step.per]}

@@ -90,7 +90,7 @@ def test_uses_and_tracks(step: str, key: str, used: bool, tracked: bool) -> None
 
 def test_what_a_stage_lists() -> None:
     assert tracked_keys(STEPS["select"]) == ["seed"]
-    assert tracked_keys(STEPS["report"]) == ["forgetting", "lora"]
+    assert tracked_keys(STEPS["report"]) == ["dataset", "forgetting", "lora"]
     assert tracked_keys(STEPS["identify"]) == ["models"]
     assert tracked_keys(STEPS["finetune"]) == ["compute.dtype", "dataset", "lora", "train"]
     assert tracked_keys(STEPS["measure"]) == ["compute.dtype", "measure", "seed"]

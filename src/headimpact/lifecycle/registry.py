@@ -300,7 +300,7 @@ STEPS: dict[str, Step] = {
                 Read("answer", layout.ANSWERS, "grid"),
                 Read("tournament", layout.tournament()),
             ),
-            values=("forgetting", "lora"),
+            values=("dataset", "forgetting", "lora"),
             in_git=True,
             draws=True,
             as_it_is=True,
