@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from http.client import RemoteDisconnected
 from pathlib import Path
 from urllib.parse import quote
 
 import mlflow
 import psutil
 import pytest
+import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from urllib3.exceptions import ProtocolError
 
 from headimpact.errors import InputError
 from headimpact.lifecycle import dead_runs, store, store_errors, tracking
@@ -229,6 +232,15 @@ def test_what_mlflow_raises_in_the_work_is_one_sentence_with_the_cause(project: 
     assert run.info.status == "FAILED"
     assert "database is locked" in run.data.tags["error"]
     assert mlflow.active_run() is None
+
+
+def test_a_connection_that_is_cut_is_told_in_words() -> None:
+    cut = ProtocolError("Connection aborted.", RemoteDisconnected("Remote end closed connection without response"))
+    failure = MlflowException("API request failed with ...")
+    failure.__cause__ = requests.ConnectionError(cut, request=requests.Request("POST", "http://host:5000/api"))
+    failure.__cause__.__cause__ = cut
+    told = "http://host:5000 does not answer (Remote end closed connection without response)."
+    assert store_errors.cause(failure) == told
 
 
 def test_a_full_disk_is_named_and_mlflow_shows_no_trace_of_it(project: Path) -> None:

@@ -67,6 +67,8 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError) or "timed out" in str(error):
         return "it accepts but says nothing in time"
+    if inner := next((argument for argument in error.args if isinstance(argument, Exception)), None):
+        return _reason(inner)  # urllib3 gives a pair of words and error
     return getattr(error, "strerror", None) or str(error).splitlines()[0] or type(error).__name__
 
 
