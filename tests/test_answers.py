@@ -30,7 +30,7 @@ LIMITS = serving.Limits(
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 4}, seed=0)
+    write_scenes(folder, {"impact": 1, "train": 1, "val": 1, "test": 6}, seed=0)
     return sorted(coco.read_part(folder, "test"), key=lambda sample: len(sample.objects))
 
 

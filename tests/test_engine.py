@@ -1,6 +1,7 @@
 """From images to numbers: the same, whatever goes together, whoever prepares it, and whatever was kept."""
 
 import copy
+import multiprocessing
 import threading
 import time
 from dataclasses import replace
@@ -192,8 +193,9 @@ def test_what_a_worker_refuses_is_said_in_its_words(smolvlm: Vlm, samples: list[
 
 
 def test_items_come_out_in_order_and_no_worker_stays() -> None:
-    before = threading.active_count()
+    before, processes = threading.active_count(), multiprocessing.active_children()
     assert list(stream(range(20), lambda item: item * 2, workers=2)) == [item * 2 for item in range(20)]
+    assert multiprocessing.active_children() == processes
     given_up = time.monotonic() + 10  # threads that feed workers end by themselves, a moment later
     while threading.active_count() > before and time.monotonic() < given_up:
         time.sleep(0.01)

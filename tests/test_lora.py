@@ -159,13 +159,15 @@ def changeable() -> Vlm:
     return fresh("idefics3")
 
 
-def test_who_may_read_an_adapter_is_what_the_umask_says(changeable, tmp_path):
+def test_who_may_read_a_base_and_an_adapter_is_what_the_umask_says(changeable, tmp_path):
     before = os.umask(0o027)
     try:
+        bases.save(changeable, tmp_path / "base")
         lora.save(lora.attach(changeable, LAYERS, SETTINGS, seed=5), tmp_path / "adapter", header(changeable))
     finally:
         os.umask(before)
-    assert {oct(path.stat().st_mode)[-3:] for path in (tmp_path / "adapter").iterdir()} == {"640"}
+    for name in ("base", "adapter"):
+        assert {oct(path.stat().st_mode)[-3:] for path in (tmp_path / name).iterdir()} == {"640"}
 
 
 def test_the_saved_files_are_the_same_in_every_process_and_place(changeable, tmp_path):

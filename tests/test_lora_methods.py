@@ -1,6 +1,7 @@
 """Wider adapters: o and the MLP beside q, k and v; DoRA and rank-stabilised LoRA."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 from family_facts import fresh, tiny
 from peft import PeftModel
 from PIL import Image
+from training_runs import SETTINGS
 
 from headimpact.adapters import cell, cost, lora
-from headimpact.adapters.training import TrainSettings
 from headimpact.data import coco
 from headimpact.data.scene_dataset import write_scenes
 from headimpact.engine.forward import Engine
@@ -22,19 +23,7 @@ from headimpact.vlm.layers import PROJECTIONS
 
 WIDE = tuple(PROJECTIONS)
 METHODS = ("lora", "dora", "rslora")
-TRAIN = TrainSettings(
-    seed=0,
-    lr=1e-2,
-    epochs=3,
-    batch_images=2,
-    gradient_checkpointing=False,
-    warmup_share=0.2,
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-    evals_per_epoch=1,
-    patience=9,
-    checkpoint_steps=9,
-)
+TRAIN = replace(SETTINGS, checkpoint_steps=9)
 
 
 def logits(model, vlm: Vlm) -> torch.Tensor:

@@ -181,7 +181,8 @@ def test_one_rendering_finds_the_answer_where_two_do(family, written):
 def test_a_conversation_is_rendered_once(family, monkeypatch):
     # A family's own template may trim texts, as Gemma 3's does: one with space around it is rendered twice then.
     formats = [(tiny(family).chat, "")]
-    if "part['text']" in (facts(family).template or "part['text']"):  # GLM-4.1V's repeats contents of its own
+    own = facts(family).template
+    if own is None or "part['text']" in own:  # GLM-4.1V's is written in another way
         formats.append((chat_of(family, TEMPLATES["plain"]), " "))
     for chat, space in formats:
         assert chat.frame is not None

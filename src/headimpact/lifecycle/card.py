@@ -134,10 +134,8 @@ def _training(facts: Facts) -> str:
         ("method", f"{method} on {_listed(targets)}; rank {_listed(ranks)}, alpha {config['lora_alpha']}"),
     ]
     if "scale" in header:
-        held = (
-            f"the largest scale at which accuracy on the validation part can be said to fall by {header['bound']:g} at "
-        )
-        rows.append(("scaled down", f"to {header['scale']:g} of what was trained, {held}most"))
+        held = "the largest scale at which accuracy on the validation part can be said to fall by at most"
+        rows.append(("scaled down", f"to {header['scale']:g} of what was trained, {held} {header['bound']:g}"))
     if facts.results:
         counts = Parameters(facts.results["parameters"]["total"], header["trainable"])
         rows.append(("parameters", f"{counts.trainable:,} trained, of {counts.total:,} ({counts.percent:.4f} %)"))

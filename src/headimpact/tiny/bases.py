@@ -1,6 +1,7 @@
 """The tiny bases: the real architectures at toy size, with tokenizers of their families' conventions."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 from transformers.models.gemma2 import Gemma2Config
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from headimpact.data import scenes
 from headimpact.vlm import attention
@@ -285,5 +287,7 @@ def build(name: str, seed: int) -> Vlm:
 def save(vlm: Vlm, folder: Path) -> None:
     """Write a base in the ordinary ``save_pretrained`` layout, weights as safetensors."""
     vlm.model.save_pretrained(folder)
+    # safetensors writes files that their owner alone can read, whatever the umask.
+    shutil.copymode(folder / CONFIG_NAME, folder / SAFE_WEIGHTS_NAME)
     vlm.tokenizer.save_pretrained(folder)
     vlm.image_processor.save_pretrained(folder)
